@@ -1,0 +1,33 @@
+# Two commands on a fresh machine: `make liver_seg` and `make test`. Both set everything up first.
+SHELL := /bin/bash
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+PIPELINES := $(notdir $(wildcard pipelines/*))
+
+.PHONY: help setup samples $(PIPELINES) test lint lock
+
+help: ## list the targets
+	@grep -hE '^[a-z]+.*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@printf '%s\tset up and run this pipeline\n' $(PIPELINES)
+
+setup: ## virtual environment with the locked requirements and this clone's packages
+	@scripts/setup.sh
+
+samples: setup ## write data/ from code
+	@pentad samples
+
+$(PIPELINES): samples
+	dvc repro pipelines/$@
+
+lint: setup ## format, rules, types, import contracts
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+test: samples lint ## every check
+	pytest
+
+lock: ## renew requirements.lock (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+		--group dev packages/*/pyproject.toml --no-emit-package pentad-core --output-file requirements.lock

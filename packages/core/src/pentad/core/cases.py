@@ -1,0 +1,171 @@
+"""The case table: one unit of work a line (a scan, a recording, a document), as every stage exchanges it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from pentad.core.errors import UsageError
+from pentad.core.files import write_text
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Case(BaseModel):
+    """One unit of work.
+
+    Attributes:
+        id: Name of the case and of its result folder: letters, digits, ``.``, ``_`` and ``-`` only.
+        files: Role (``image``, ``label``, ``source`` …) to path. In a table, paths are relative to the
+            table's folder; in memory, after `read_cases`, they are absolute.
+        target: What a model should find, where it is not a file: a class, a list of classes, spans.
+        group: Cases of one group (a patient, a recording session) never stand on two sides of a split.
+        split: ``train``, ``val``, ``test`` or empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    files: dict[str, str] = Field(default_factory=dict)
+    target: JsonValue = None
+    group: str = ""
+    split: str = ""
+
+    @field_validator("id")
+    @classmethod
+    def _id_is_a_safe_name(cls, value: str) -> str:
+        if not _SAFE_ID.fullmatch(value):
+            raise ValueError(f"id {value!r} must be 1 to 128 letters, digits, '.', '_' or '-', the first no sign")
+        return value
+
+
+def read_cases(table: Path, split: str = "") -> list[Case]:
+    """Read a case table (JSON Lines) and make its paths absolute.
+
+    Args:
+        table: The table's file.
+        split: Only cases of this split; empty for all.
+
+    Raises:
+        UsageError: The table is missing, a line is no case, or an id stands twice.
+    """
+    if not table.is_file():
+        raise UsageError("PTD-201", "no case table here", "run the prepare command first or correct the path", table)
+    cases: dict[str, Case] = {}
+    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+        where = f"{table}, line {number}"
+        try:
+            case = Case.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            problem = f"not a case: {'.'.join(map(str, first['loc']))} {first['msg']}".rstrip(".")
+            raise UsageError("PTD-202", problem, "write the table with the prepare command", where) from None
+        if case.id in cases:
+            raise UsageError("PTD-203", f"the id '{case.id}' stands twice", "give every case its own id", where)
+        files = {role: str((table.parent / path).resolve()) for role, path in case.files.items()}
+        cases[case.id] = case.model_copy(update={"files": files})
+    return [case for case in cases.values() if not split or case.split == split]
+
+
+def write_cases(table: Path, cases: Sequence[Case]) -> None:
+    """Write cases as JSON Lines, with absolute paths made relative to the table's folder."""
+    folder = table.parent.resolve()
+    lines = []
+    for case in cases:
+        files = {
+            role: os.path.relpath(path, folder) if Path(path).is_absolute() else path
+            for role, path in case.files.items()
+        }
+        lines.append(case.model_copy(update={"files": files}).model_dump_json(exclude_defaults=True))
+    write_text(table, "".join(line + "\n" for line in lines))
+
+
+def _shuffled_groups(cases: Sequence[Case], seed: int) -> list[list[int]]:
+    """Positions of the cases of each group, the groups in an order fixed by the seed and their names."""
+    groups: dict[str, list[int]] = {}
+    for position, case in enumerate(cases):
+        groups.setdefault(case.group or case.id, []).append(position)
+    names = sorted(groups)
+    random.Random(seed).shuffle(names)
+    return [groups[name] for name in names]
+
+
+def assign_splits(cases: Sequence[Case], fractions: Mapping[str, float], seed: int) -> list[Case]:
+    """Give every case without a split one, keeping groups together.
+
+    Groups are taken in an order fixed by ``seed``; each goes to the split that lacks most cases.
+
+    Args:
+        cases: Cases; those that carry a split keep it.
+        fractions: Split name to its share; the shares must sum to 1.
+        seed: Seed of the order.
+
+    Raises:
+        UsageError: The shares do not sum to 1, or a group carries two splits.
+    """
+    if not fractions or abs(sum(fractions.values()) - 1) > 1e-6 or min(fractions.values()) < 0:
+        raise UsageError("PTD-204", f"split shares {dict(fractions)} do not sum to 1", "correct them in params.yaml")
+    split = [case.split for case in cases]
+    missing = {name: share * len(cases) for name, share in fractions.items()}
+    for name in split:
+        if name in missing:
+            missing[name] -= 1
+    for positions in _shuffled_groups(cases, seed):
+        given = {split[position] for position in positions} - {""}
+        if len(given) > 1:
+            group = cases[positions[0]].group
+            raise UsageError(
+                "PTD-205",
+                f"the group '{group}' stands in the splits {sorted(given)}",
+                "keep every group in one split",
+            )
+        open_positions = [position for position in positions if not split[position]]
+        chosen = given.pop() if given else max(missing, key=lambda name: missing[name])
+        for position in open_positions:
+            split[position] = chosen
+        if chosen in missing:
+            missing[chosen] -= len(open_positions)
+    return [case.model_copy(update={"split": name}) for case, name in zip(cases, split, strict=True)]
+
+
+def k_folds(cases: Sequence[Case], folds: int, seed: int) -> list[list[Case]]:
+    """Part the cases into ``folds`` lists of nearly equal size that never share a group.
+
+    Raises:
+        UsageError: There are fewer groups than folds.
+    """
+    groups = _shuffled_groups(cases, seed)
+    if not 2 <= folds <= len(groups):
+        raise UsageError(
+            "PTD-206", f"{folds} folds of {len(groups)} groups", "ask for at least 2 and at most one fold a group"
+        )
+    parts: list[list[int]] = [[] for _ in range(folds)]
+    for positions in sorted(groups, key=len, reverse=True):
+        min(parts, key=len).extend(positions)
+    return [[cases[position] for position in sorted(part)] for part in parts]
+
+
+class Rejection(BaseModel):
+    """Something found in the input that does not become a case, and why.
+
+    Attributes:
+        where: The file or folder, relative to the input.
+        code: Stable code, ``PTD-nnn``.
+        reason: One sentence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    where: str
+    code: str
+    reason: str
+
+
+def write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:
+    """Write rejections as JSON Lines; an empty list leaves an empty file, so that 'none' is a statement."""
+    write_text(path, "".join(rejection.model_dump_json() + "\n" for rejection in rejections))

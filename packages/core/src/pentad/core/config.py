@@ -1,0 +1,109 @@
+"""Strict configuration: one params.yaml section to one frozen dataclass or pydantic model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pentad.core.errors import UsageError, nearest
+
+T = TypeVar("T")
+
+
+def load_params(path: Path, section: str, cls: type[T], overrides: Sequence[str] = ()) -> T:
+    """Build ``cls`` from one section of a params.yaml.
+
+    Args:
+        path: The YAML file.
+        section: Name of the top-level section.
+        cls: A frozen dataclass or pydantic model; nested ones are built too.
+        overrides: ``field=value`` or ``nested.field=value`` with YAML values, applied on top.
+
+    Raises:
+        UsageError: The file or the section is missing, a key is unknown, a value does not fit.
+    """
+    sections = read_params(path)
+    if section not in sections:
+        raise UsageError(
+            "PTD-212", f"no section '{section}'{nearest(section, sections)}", "add it or name another", path
+        )
+    values: dict[str, Any] = dict(sections[section] or {})
+    for override in overrides:
+        key, _, text = override.partition("=")
+        inner = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            inner[parent] = dict(inner.get(parent) or {})
+            inner = inner[parent]
+        inner[last] = yaml.safe_load(text)
+    return from_mapping(cls, values, f"{path}, {section}")
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Read a params.yaml as a mapping of sections.
+
+    Raises:
+        UsageError: The file is missing or is no YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError("PTD-210", f"cannot be read ({error.strerror})", "correct the path of --params", path) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise UsageError("PTD-211", f"not valid YAML ({problem})", "correct the file", path) from None
+    if not isinstance(content, dict):
+        raise UsageError("PTD-211", "not a mapping of sections", "write 'section:' lines with settings below", path)
+    return content
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build ``cls`` from a mapping; unknown keys fail and name the nearest field, at every depth.
+
+    Raises:
+        UsageError: A key is unknown or missing, or a value does not fit its field.
+    """
+    if not isinstance(values, Mapping):
+        raise UsageError("PTD-213", f"{values!r} is no mapping of settings", "write 'name: value' lines", where)
+    _forbid_unknown_keys(cls, values, where)
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        problem = f"{name} {first['msg']}, not {first.get('input')!r}" if name else str(first["msg"])
+        raise UsageError("PTD-214", problem.rstrip("."), "correct the setting", where) from None
+
+
+def _field_types(cls: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(cls):
+        hints = get_type_hints(cls)
+        return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    if isinstance(cls, type) and issubclass(cls, BaseModel):
+        return {name: field.annotation for name, field in cls.model_fields.items()}
+    return {}
+
+
+def _forbid_unknown_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
+    # pydantic's adapter over a plain dataclass drops unknown keys in silence: a typo would train the default.
+    types = _field_types(cls)
+    for key, value in values.items():
+        if key not in types:
+            hint = nearest(str(key), types) or f" (known: {', '.join(types)})"
+            raise UsageError("PTD-215", f"unknown setting '{key}'{hint}", "correct or remove it", where)
+        for inner in (types[key], *get_args(types[key])):
+            if _field_types(inner) and isinstance(value, Mapping):
+                _forbid_unknown_keys(inner, value, f"{where}.{key}")
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain JSON values, for files and digests."""
+    mapping = TypeAdapter(type(config)).dump_python(config, mode="json")
+    if not isinstance(mapping, dict):
+        raise TypeError(f"{type(config).__name__} is not a configuration")
+    return mapping

@@ -1,0 +1,1 @@
+"""Medical image segmentation, from folders of DICOM studies to labels, measurements and a worklist."""

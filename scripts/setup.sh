@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Make .venv: the locked requirements, shared by every clone with the same lock, and this clone's packages.
+#
+# The heavy part (torch and its libraries) lives in the user's cache under the digest of the lock and the Python
+# version, so a second clone installs nothing. The clone's own .venv sees it through a path file.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    { echo "pentad needs Python 3.11 or newer; name one with PYTHON=python3.11 make …" >&2; exit 2; }
+"$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    { echo "this Python cannot make virtual environments; install the system's package python3-venv" >&2; exit 2; }
+
+digest=$({ "$python" -c 'import sys, platform; print(sys.version, platform.machine())'; cat requirements.lock; } |
+    sha256sum | cut -c1-16)
+shared=${XDG_CACHE_HOME:-$HOME/.cache}/pentad/venv-$digest
+mkdir -p "$(dirname "$shared")"
+exec 9>"$shared.lock"
+flock 9 # two clones set up at once: the second waits for the first
+if [ ! -e "$shared/.complete" ]; then
+    echo "installing the locked requirements once for this machine"
+    rm -rf "$shared"
+    "$python" -m venv "$shared"
+    "$shared/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes \
+        -r requirements.lock
+    touch "$shared/.complete"
+fi
+flock -u 9
+
+stamp=$(cat packages/*/pyproject.toml scripts/setup.sh | sha256sum | cut -c1-16)-$digest
+if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
+    rm -rf .venv
+    "$python" -m venv --without-pip .venv
+    site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$shared/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/shared.pth"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+        $(printf -- '-e %s ' packages/*/)
+    # The shared environment's commands, run by this clone's Python so that they see its packages.
+    for script in "$shared"/bin/*; do
+        own=.venv/bin/$(basename "$script")
+        [ -e "$own" ] || [ ! -f "$script" ] || ! head -c 256 "$script" | head -n 1 | grep -aq "$shared/bin/python" || {
+            sed "1s|.*|#!$PWD/.venv/bin/python|" "$script" >"$own"
+            chmod +x "$own"
+        }
+    done
+    [ -e .venv/bin/ruff ] || ln -s "$shared/bin/ruff" .venv/bin/ruff
+    echo "$stamp" >.venv/.stamp
+fi
