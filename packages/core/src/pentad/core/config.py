@@ -53,7 +53,9 @@ def read_params(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError("PTD-210", f"cannot be read ({error.strerror})", "correct the path of --params", path) from None
+        raise UsageError(
+            "PTD-210", f"cannot be read ({error.strerror})", "correct the path of --params", path
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise UsageError("PTD-211", f"not valid YAML ({problem})", "correct the file", path) from None

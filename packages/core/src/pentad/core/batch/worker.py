@@ -1,0 +1,122 @@
+"""What runs inside a worker process of a batch run: set the model up once, then one case after the other."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import pickle
+import signal
+import threading
+from dataclasses import dataclass
+from multiprocessing import connection as pipes
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+from pentad.core import errors
+from pentad.core.batch.casework import OUT_OF_MEMORY, Process, work_on
+from pentad.core.errors import PentadError
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has its model."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The set-up raised: ``error`` if it was one of our own, else ``sentence`` alone."""
+
+    sentence: str
+    error: PentadError | None
+
+
+@dataclass(frozen=True)
+class Log:
+    """A message that the packages' own code logged in a worker."""
+
+    level: int
+    name: str
+    text: str
+
+
+class _Sender(logging.Handler):
+    """Sends messages and log records through one pipe, one at a time whichever thread they come from."""
+
+    def __init__(self, pipe: pipes.Connection[Any, Any]) -> None:
+        super().__init__(logging.WARNING)
+        self._pipe = pipe
+
+    def send(self, message: object) -> None:
+        self.acquire()
+        try:
+            self._pipe.send(message)
+        finally:
+            self.release()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.send(Log(record.levelno, record.name, record.getMessage()))
+
+
+def worker_main(pipe: pipes.Connection[Any, Any], setup: bytes, threads: int, note: Path, talkative: bool) -> None:
+    """Process the cases that come through ``pipe`` until ``None`` or its end comes.
+
+    Args:
+        pipe: Both ways to the parent.
+        setup: The pickled set-up of our own parent process, unpickled here so that a failure gets a sentence.
+        threads: Threads for numeric libraries, 0 to leave them alone.
+        note: File for the Python frames of a native crash.
+        talkative: Whether libraries may write to standard error; else they are silenced, because what they
+            write may quote the data.
+    """
+    _detach(threads, note, talkative)
+    sender = _Sender(pipe)
+    logging.getLogger("pentad").addHandler(sender)
+    try:
+        process: Process = pickle.loads(setup)()
+    except BaseException as error:
+        sender.send(_refusal(error))
+        return
+    sender.send(Ready())
+    try:
+        while (task := pipe.recv()) is not None:
+            outcome = work_on(process, *task)
+            sender.send(outcome)
+            if outcome.code == OUT_OF_MEMORY:  # what the failed case left behind would fail the next one
+                return
+    except EOFError:
+        return
+
+
+def _refusal(error: BaseException) -> Refused:
+    if not isinstance(error, PentadError):
+        # The set-up has seen no case, so its message quotes no data.
+        return Refused(f"the model's set-up raised {type(error).__name__}: {' '.join(str(error).split())}", None)
+    # A domain's own subclass may live in a heavy module, which the parent must not import.
+    known = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
+    return Refused(str(error), known(error.code, error.problem, error.remedy, error.where))
+
+
+def _detach(threads: int, note: Path, talkative: bool) -> None:
+    # The parent decides when to stop: Ctrl-C and a cluster's SIGTERM reach the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not talkative:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.dup2(2, 1)  # the parent's standard output holds nothing but its own events
+    try:
+        faulthandler.enable(note.open("w"))
+    except OSError:
+        faulthandler.disable()
+    if threads:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            os.environ.setdefault(name, str(threads))
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        pipes.wait([parent.sentinel])
+        os._exit(1)

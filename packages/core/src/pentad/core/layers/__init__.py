@@ -1,0 +1,1 @@
+"""Layers that two domains share: the selective scan and the Mamba block on top of it."""

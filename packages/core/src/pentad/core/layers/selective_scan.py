@@ -1,0 +1,355 @@
+"""The selective scan of Mamba (S6) as one differentiable operator with interchangeable backends.
+
+Equations: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", arXiv 2312.00752, section 3.
+Signature and semantics are those of ``selective_scan_fn`` in state-spaces/mamba (Apache-2.0) for real A and B, C that
+vary along the sequence. Deviations: the gradient of the last state is propagated too, and softplus is not replaced by
+the identity above 20 (a difference of at most 2e-9).
+
+Backends: ``reference`` is the plain formula, a loop over the steps on any device; ``numba`` runs on CPUs, compiled on
+first use. The compiled path is the custom operator ``pentad::selective_scan``, which ``torch.compile`` and
+``torch.export`` keep whole; a kernel for another device registers itself on that operator and in ``_BACKENDS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pentad.core.errors import UsageError, nearest
+
+# Lanes of the channel blocks whose states the compiled forward pass keeps, and steps between two kept states.
+LANES = 16
+CHUNK = 32
+# softplus(x) and x differ by less than the last bit of a float64 from here on.
+_SOFTPLUS_LINEAR = 40.0
+
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class _Backend(NamedTuple):
+    """Where a backend runs (empty: everywhere) and the module it needs (empty: none)."""
+
+    devices: tuple[str, ...]
+    module: str
+
+
+# In order of preference.
+_BACKENDS = {
+    "numba": _Backend(("cpu",), "pentad.core.layers.selective_scan_numba"),
+    "reference": _Backend((), ""),
+}
+_PROBLEMS: dict[str, str] = {}
+_preferred = "auto"
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = ...,
+    z: Tensor | None = ...,
+    delta_bias: Tensor | None = ...,
+    delta_softplus: bool = ...,
+    return_last_state: Literal[False] = ...,
+    *,
+    backend: str = ...,
+) -> Tensor: ...
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = ...,
+    z: Tensor | None = ...,
+    delta_bias: Tensor | None = ...,
+    delta_softplus: bool = ...,
+    *,
+    return_last_state: Literal[True],
+    backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+def selective_scan(  # noqa: PLR0913 - the published signature
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return y of h_t = exp(d_t A) h_(t-1) + d_t B_t u_t, y_t = C_t h_t + D u_t, times silu(z) where z is given.
+
+    d is ``delta + delta_bias``, through softplus if ``delta_softplus``; h starts at 0. Half-precision inputs are
+    computed in float32, everything in float64 if one input is float64.
+
+    Args:
+        u: Input, (batch, channels, length), any strides.
+        delta: Step before bias and softplus, same shape.
+        A: State matrix, (channels, states), real and meant to be negative.
+        B: Input matrix, (batch, states, length), or (batch, groups, states, length) where channel c uses group
+            c // (channels / groups).
+        C: Output matrix, shaped as B.
+        D: Skip, (channels).
+        z: Gate, shaped as u.
+        delta_bias: (channels).
+        delta_softplus: Whether the step goes through softplus.
+        return_last_state: Also return the state after the last step, (batch, channels, states), at least float32.
+        backend: ``auto`` takes the fastest that runs here; `available_backends` lists the names.
+
+    Returns:
+        y, shaped as u and of its dtype, or (y, last state).
+
+    Raises:
+        UsageError: A shape or dtype does not fit (PTD-122, PTD-123), the backend is unknown (PTD-120) or cannot run
+            here (PTD-121).
+    """
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    grouped = B if B.dim() == 4 else B.unsqueeze(1), C if C.dim() == 4 else C.unsqueeze(1)
+    given = (u, delta, A, *grouped, D, z, delta_bias)
+    wide = torch.float64 if any(x is not None and x.dtype == torch.float64 for x in given) else torch.float32
+    u_, delta_, A_, B_, C_, D_, z_, bias_ = (None if x is None else x.to(wide) for x in given)
+    if _choose(backend, u.device.type) == "reference":
+        out, last = _reference(u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus)  # type: ignore[arg-type]
+    else:
+        keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
+        operator = torch.ops.pentad.selective_scan
+        out, last, _ = operator(u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus, keep)
+    out = out.to(u.dtype)
+    return (out, last) if return_last_state else out
+
+
+def available_backends() -> dict[str, str]:
+    """Return for each backend ``used`` (what ``auto`` takes on a CPU), ``available``, or why it cannot run here."""
+    used = _choose("auto", "cpu")
+    return {name: _problem(name) or ("used" if name == used else "available") for name in _BACKENDS}
+
+
+@contextmanager
+def preferred_backend(name: str) -> Iterator[None]:
+    """Make ``auto`` mean the named backend inside the ``with`` block, in every thread.
+
+    Raises:
+        UsageError: There is no such backend (PTD-120).
+    """
+    global _preferred
+    _known(name)
+    before, _preferred = _preferred, name
+    try:
+        yield
+    finally:
+        _preferred = before
+
+
+def _known(name: str) -> None:
+    if name != "auto" and name not in _BACKENDS:
+        hint = nearest(name, _BACKENDS)
+        raise UsageError("PTD-120", f"'{name}' is no selective-scan backend{hint}", f"use auto, {', '.join(_BACKENDS)}")
+
+
+def _problem(name: str) -> str:
+    """Return why the backend cannot be loaded, or an empty string; importing is the only honest test."""
+    # A compiler cannot trace an import: inside it, what was not tried yet is taken to work.
+    if name in _PROBLEMS or torch.compiler.is_compiling():
+        return _PROBLEMS.get(name, "")
+    module = _BACKENDS[name].module
+    _PROBLEMS[name] = ""
+    try:
+        if module:
+            importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        _PROBLEMS[name] = f"cannot be loaded ({error})"
+    return _PROBLEMS[name]
+
+
+def _choose(name: str, device: str) -> str:
+    _known(name)
+    name = _preferred if name == "auto" else name
+    if name == "auto":
+        fits = (key for key, entry in _BACKENDS.items() if not entry.devices or device in entry.devices)
+        return next(key for key in fits if not _problem(key))
+    devices, reason = _BACKENDS[name].devices, _problem(name)
+    if devices and device not in devices:
+        reason = f"runs on {', '.join(devices)} only, the input is on {device}"
+    if reason:
+        raise UsageError("PTD-121", f"the selective-scan backend '{name}' {reason}", "use the backend auto")
+    return name
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *optional: *tuple[Tensor | None, Tensor | None, Tensor | None],
+) -> None:
+    D, z, delta_bias = optional
+    named = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    for name, x in named.items():
+        if x is not None and not x.is_floating_point():
+            raise UsageError(
+                "PTD-123", f"{name} of the selective scan is {x.dtype}", "give real floating-point tensors"
+            )
+    if u.dim() != 3 or A.dim() != 2 or u.shape[2] < 1:
+        found = f"u {tuple(u.shape)}, A {tuple(A.shape)}"
+        raise UsageError(
+            "PTD-122", f"the selective scan got {found}", "give u (batch, channels, length ≥ 1), A (channels, N)"
+        )
+    batch, channels, length = u.shape
+    groups = B.shape[1] if B.dim() == 4 else 1
+    if groups < 1 or channels % groups:
+        raise UsageError(
+            "PTD-122", f"{channels} channels in {groups} groups", "let the groups of B divide the channels"
+        )
+    matrix = (batch, groups, A.shape[1], length) if B.dim() == 4 else (batch, A.shape[1], length)
+    wanted = {"delta": u.shape, "A": (channels, A.shape[1]), "B": matrix, "C": matrix}
+    wanted |= {"D": (channels,), "z": u.shape, "delta_bias": (channels,)}
+    for name, shape in wanted.items():
+        x = named[name]
+        if x is not None and tuple(x.shape) != tuple(shape):
+            found = f"{name} of the selective scan has shape {tuple(x.shape)}"
+            raise UsageError("PTD-122", found, f"give {tuple(shape)}, as u and A say")
+
+
+def _reference(  # noqa: PLR0913 - the published signature
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return (out, last state) by the recurrence, step by step, differentiable any number of times."""
+    batch, channels, _ = u.shape
+    groups, states = B.shape[1], A.shape[1]
+    d = delta if delta_bias is None else delta + delta_bias[:, None]
+    d = functional.softplus(d, threshold=_SOFTPLUS_LINEAR) if delta_softplus else d
+    grouped = (batch, groups, channels // groups, 1)
+    h = u.new_zeros((*grouped[:3], states))
+    decay = A.view(1, groups, channels // groups, states)
+    # unbind, not indexing: the gradient of each index would be a tensor of the full length, quadratic in all.
+    steps = zip(d.unbind(2), (d * u).unbind(2), B.unbind(3), C.unbind(3), strict=True)
+    outputs = []
+    for d_t, du_t, B_t, C_t in steps:
+        h = torch.exp(d_t.reshape(grouped) * decay) * h + du_t.reshape(grouped) * B_t.unsqueeze(2)
+        outputs.append((h * C_t.unsqueeze(2)).sum(-1).reshape(batch, channels))
+    y = torch.stack(outputs, dim=2)
+    y = y if D is None else y + D[:, None] * u
+    return (y if z is None else y * functional.silu(z)), h.reshape(batch, channels, states)
+
+
+def _forward(  # noqa: PLR0913 - the published signature
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (out, last state, checkpoints); the checkpoints are empty unless ``keep``."""
+    from pentad.core.layers import selective_scan_numba
+
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    return selective_scan_numba.forward(inputs, delta_softplus, checkpoint_size(u, A, B) if keep else 0)
+
+
+def _forward_fake(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    *others: *tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept = checkpoint_size(u, A, B) if others[-1] else 0
+    return u.new_empty(u.shape), u.new_empty((u.shape[0], *A.shape)), u.new_empty((kept,))
+
+
+def _backward(  # noqa: PLR0913 - the forward pass's arguments, what it kept, and the two gradients
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    checkpoints: Tensor,
+    grad_out: Tensor,
+    grad_last: Tensor | None,
+) -> Gradients:
+    """Return the gradients of u, delta, A, B, C, D, z and delta_bias; empty ones for what was not given."""
+    from pentad.core.layers import selective_scan_numba
+
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    return selective_scan_numba.backward(inputs, delta_softplus, checkpoints, grad_out, grad_last)
+
+
+def _backward_fake(*arguments: Any) -> Gradients:
+    made = [arguments[0].new_empty((0,) if x is None else x.shape) for x in arguments[:8]]
+    return tuple(made)
+
+
+def checkpoint_size(u: Tensor, A: Tensor, B: Tensor) -> int:
+    """Return how many state values the compiled forward pass keeps: one state per block of lanes and chunk of steps."""
+    batch, channels, length = u.shape
+    groups = B.shape[1]
+    blocks = groups * -(-(channels // groups) // LANES)
+    return batch * blocks * -(-length // CHUNK) * A.shape[1] * LANES
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.delta_softplus = inputs[8]
+    ctx.save_for_backward(*inputs[:8], output[2])
+
+
+def _differentiate(ctx: Any, grad_out: Tensor | None, grad_last: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    *inputs, checkpoints = ctx.saved_tensors
+    if grad_out is None:
+        grad_out = torch.zeros_like(inputs[0])
+    operator = torch.ops.pentad.selective_scan_backward
+    grads = operator(*inputs, ctx.delta_softplus, checkpoints, grad_out, grad_last)
+    wanted = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
+    return (*wanted, None, None)
+
+
+def _register() -> None:
+    """Make the operators known to torch; registering by schema spares the first call an import of torch's compiler."""
+    inputs = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
+    kept = "Tensor checkpoints, Tensor grad_out, Tensor? grad_last"
+    three, eight = (f"({', '.join(['Tensor'] * count)})" for count in (3, 8))
+    forward, backward = "pentad::selective_scan", "pentad::selective_scan_backward"
+    tags = (torch.Tag.pt2_compliant_tag,)
+    torch.library.define(forward, f"({inputs}, bool delta_softplus, bool keep) -> {three}", tags=tags)
+    torch.library.define(backward, f"({inputs}, bool delta_softplus, {kept}) -> {eight}", tags=tags)
+    torch.library.impl(forward, "cpu", _forward)
+    torch.library.impl(backward, "cpu", _backward)
+    torch.library.register_fake(forward, _forward_fake)
+    torch.library.register_fake(backward, _backward_fake)
+    torch.library.register_autograd(forward, _differentiate, setup_context=_setup_context)
+
+
+_register()

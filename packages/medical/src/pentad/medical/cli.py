@@ -1,0 +1,185 @@
+"""The command ``pentad medical``: thin verbs over the stages, with nothing heavy imported before it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pentad.core import options
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Segment medical images.\n\nFor instance: pentad medical predict STUDIES/ -o OUT --model BUNDLE",
+)
+models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
+app.add_typer(models_app, name="models")
+
+Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
+Model = Annotated[str, typer.Option(help="Bundle folder, or the name of a baseline without weights (threshold).")]
+
+
+@app.command()
+def prepare(
+    raw: Annotated[Path, typer.Argument(help="Raw data: the samples' layout, LiTS, MSD Task03 or image/label pairs.")],
+    out: options.Out,
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006  (typer reads the default, nothing changes it)
+    dry_run: options.DryRun = False,
+    overwrite: options.Overwrite = False,
+    accept_refused: Annotated[
+        bool, typer.Option("--accept-refused", help="Exit with 0, not 3, although some cases were refused.")
+    ] = False,
+) -> None:
+    """Check raw images and labels and write the case table."""
+    from pentad.core.config import load_params
+    from pentad.medical.ingest import PrepareConfig, prepare
+
+    config = load_params(params, "prepare", PrepareConfig, override)
+    done = prepare(raw, out, config, dry_run=dry_run, overwrite=overwrite)
+    typer.echo(done.text)
+    raise typer.Exit(3 if done.refused and not accept_refused else 0)
+
+
+@app.command()
+def plan(
+    table: Table,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The plan's file (plan.json).")],
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+) -> None:
+    """Derive spacing, normalisation, patch and network from the training cases."""
+    from pentad.medical.planning import write_plan
+
+    typer.echo(write_plan(table, out, params, override))
+
+
+@app.command()
+def train(
+    table: Table,
+    model: Annotated[str, typer.Option(help="Name of a model; see pentad medical models list.")],
+    plan: Annotated[Path, typer.Option(help="The plan's file (plan.json).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the history.")],
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --run, if there is one.")] = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Train a model and write its bundle."""
+    from pentad.medical.train import TrainRequest, train
+
+    request = TrainRequest(table, plan, model, out, run, params, tuple(override), resume, overwrite)
+    typer.echo(train(request))
+
+
+@app.command()
+def evaluate(
+    table: Table,
+    model: Model,
+    out: options.Out,
+    split: options.Split = "test",
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+    device: options.Device = "auto",
+) -> None:
+    """Score a model on labelled cases: a row a case, and intervals."""
+    from pentad.medical.evaluate import evaluate
+
+    typer.echo(evaluate(table, split, model, out, params, override, device))
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="Folders or files of DICOM or NIfTI, or a case table.")],
+    out: options.Out,
+    model: Model,
+    split: options.Split = "",
+    outputs: Annotated[str, typer.Option(help="What to write: any of nifti,seg,page.")] = "nifti,seg,page",
+    params: Annotated[
+        Path | None, typer.Option(help="A params.yaml whose prepare.select says which series of a study is taken.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="Key of the pseudonyms; one is made at first use.")] = None,
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    run: options.Run = "",
+    resume: options.Resume = "",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    workers: options.Workers = 1,
+    shard: options.Shard = "1/1",
+    strict: options.Strict = False,
+    max_failures: options.MaxFailures = 0,
+    case_timeout: options.CaseTimeout = 0.0,
+    json_lines: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Segment every study below the inputs; one bad study never stops the rest."""
+    from pentad.core.batch import BatchOptions
+    from pentad.medical.infer import PredictRequest, predict
+
+    batch = BatchOptions(
+        out=out,
+        run=run,
+        resume=resume,
+        overwrite=overwrite,
+        workers=workers,
+        shard=shard,
+        strict=strict,
+        max_failures=max_failures,
+        case_timeout=case_timeout,
+        quiet=quiet,
+        json_lines=json_lines,
+    )
+    request = PredictRequest(
+        inputs=tuple(inputs),
+        model=model,
+        split=split,
+        outputs=outputs,
+        params=params,
+        key_file=key_file,
+        device=device,
+        offline=offline,
+    )
+    raise typer.Exit(predict(request, batch, only_say=dry_run))
+
+
+@app.command()
+def report(
+    table: Table,
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
+    ],
+    out: options.Out,
+    predictions: Annotated[Path | None, typer.Option(help="Run folder of predict, to check what shipped.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder with the models' training histories.")] = None,
+) -> None:
+    """Put models side by side with paired differences, and write the page."""
+    from pentad.medical.report import report
+
+    typer.echo(report(table, evaluations, out, predictions=predictions, runs=runs))
+
+
+@models_app.command("list")
+def list_models(json_lines: options.Json = False) -> None:
+    """List the architectures."""
+    import inspect
+    import json
+
+    from pentad.medical.models import MODELS
+
+    for name, (_, cls) in MODELS.items():
+        summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+        typer.echo(json.dumps({"name": name, "summary": summary}) if json_lines else f"{name:<14} {summary}")
+
+
+@models_app.command("show")
+def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
+    """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
+    import json
+
+    from pentad.core.bundle import read_manifest
+
+    typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))

@@ -1,0 +1,80 @@
+"""Stage evaluate: a model and labelled cases in; a row a case, a row a lesion, label maps and intervals out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pentad.core.cases import Case, read_cases
+from pentad.core.config import load_params, to_mapping
+from pentad.core.errors import NoInputError
+from pentad.core.evaluation import evaluate as evaluate_cases
+from pentad.core.evaluation import summarise, to_entry, write_results
+from pentad.core.files import digest_file, digest_json, write_text
+from pentad.core.run import provenance
+from pentad.medical.metrics import SUMMARY_METRICS, TOLERANCES_MM, lesion_rows, pooled_metrics, score_case
+from pentad.medical.predictors import load_predictor
+from pentad.medical.volumes import Volume, read_label, read_nifti, write_nifti
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Section ``evaluate`` of params.yaml.
+
+    Attributes:
+        tolerances_mm: Tolerance of the normalised surface Dice of each structure, mm.
+        seed: Seed of the bootstrap intervals.
+    """
+
+    tolerances_mm: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES_MM))
+    seed: int = 0
+
+
+def evaluate(
+    table: Path, split: str, model: str, out: Path, params: Path, overrides: Sequence[str] = (), device: str = "auto"
+) -> str:
+    """Score a model on the labelled cases of a split and return a one-line summary.
+
+    Writes ``labels/<id>.nii``, ``per_case.csv``, ``per_lesion.csv`` and ``metrics.json`` into ``out``.
+
+    Raises:
+        NoInputError: The split has no case.
+        ModelError: The bundle cannot be used.
+    """
+    config = load_params(params, "evaluate", EvaluateConfig, overrides)
+    cases = read_cases(table, split)
+    if not cases:
+        raise NoInputError("PTD-416", f"no case of the split '{split}'", "name another split", table)
+    predictor = load_predictor(model, device)
+    lesions: list[dict[str, Any]] = []
+
+    def score(case: Case) -> Mapping[str, float]:
+        image, reference = read_nifti(Path(case.files["image"])), read_label(Path(case.files["label"]))
+        label = predictor.run(image).label
+        write_nifti(out / "labels" / f"{case.id}.nii", Volume(label, image.affine))
+        lesions.extend({"id": case.id, **row} for row in lesion_rows(label, reference.array, image.spacing))
+        return score_case(label, reference.array, image.spacing, config.tolerances_mm)
+
+    rows = evaluate_cases(cases, score)
+    scored = [row for row in rows if row.status == "ok"]
+    summary = summarise(rows, config.seed, SUMMARY_METRICS if scored else ())
+    pooled = pooled_metrics([row.metrics for row in scored], config.seed, [row.group or row.id for row in scored])
+    summary |= {name: to_entry(interval) for name, interval in pooled.items()}
+    statement = provenance(
+        seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=digest_file(table)
+    )
+    write_text(out / "per_lesion.csv", _as_csv(lesions))
+    write_results(out, rows, summary, statement)
+    return f"{predictor.name}: {len(scored)} cases scored, {len(rows) - len(scored)} failed"
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["id"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

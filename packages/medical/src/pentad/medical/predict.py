@@ -1,0 +1,190 @@
+"""The one predictor of the medical package: a scan in, a label map on the same grid out.
+
+Training's validation, evaluation and batch inference all call `predict_volume`, so what is scored is what ships.
+Memory: the scan, a turned copy where it is not stored upright, one float32 volume at the network's resolution (two
+while it is resampled) and the labels; logits exist only slab by slab.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pentad.core.config import from_mapping, to_mapping
+from pentad.core.errors import ModelError
+from pentad.core.tiling import predict_slabs, predict_tiled
+from pentad.medical.plan import Plan
+from pentad.medical.postprocess import PostProcessing, postprocess
+from pentad.medical.preprocess import Preprocessing, preprocess, restore_labels
+from pentad.medical.volumes import Volume, canonical, restore
+
+log = logging.getLogger(__name__)
+
+_SLICES = 8  # slices of a 2-D network that share a forward pass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a bundle carries beside the weights so that a scan can be segmented.
+
+    Attributes:
+        classes: Name to index of every class but the background.
+        preprocessing: Spacing, axes order and normalisation.
+        patch_size: Window of the network, voxels; two values for a 2-D network.
+        postprocessing: Rules for the label map.
+        step: Largest distance between windows as a share of the patch.
+        mirror: Average the logits over all mirrored windows (4 passes in 2-D, 8 in 3-D).
+    """
+
+    classes: dict[str, int]
+    preprocessing: Preprocessing
+    patch_size: tuple[int, ...]
+    postprocessing: PostProcessing = field(default_factory=PostProcessing)
+    step: float = 0.5
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.patch_size) != len(self.preprocessing.spacing):
+            raise ValueError(f"patch_size {self.patch_size} and spacing {self.preprocessing.spacing} differ in axes")
+        if sorted(self.classes.values()) != list(range(1, len(self.classes) + 1)):
+            raise ValueError(f"classes must be numbered 1, 2, …, not {sorted(self.classes.values())}")
+
+    @classmethod
+    def from_plan(
+        cls, plan: Plan, postprocessing: PostProcessing | None = None, *, step: float = 0.5, mirror: bool = False
+    ) -> Settings:
+        """Return the settings of a network made by ``plan``.
+
+        Raises:
+            UsageError: The plan has more than one channel, or the rules name an unknown class.
+        """
+        classes = {name: value for value, name in enumerate(plan.labels) if value}
+        rules = postprocessing or PostProcessing()
+        rules.check(classes)
+        return cls(classes, Preprocessing.from_plan(plan), plan.patch_size, rules, step, mirror)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str = "the bundle's settings") -> Settings:
+        """Return the settings that a bundle carries.
+
+        Raises:
+            UsageError: A key is unknown or missing, or a value does not fit.
+        """
+        return from_mapping(cls, mapping, where)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return to_mapping(self)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A segmented scan.
+
+    Attributes:
+        label: Classes (z, y, x) on the scan's own grid.
+        seconds: Time it took.
+    """
+
+    label: NDArray[np.uint8]
+    seconds: float
+
+
+def predict_volume(
+    model: nn.Module,
+    settings: Settings,
+    volume: Volume,
+    device: torch.device | str = "cpu",
+    *,
+    batch_size: int = 1,
+) -> Prediction:
+    """Return the label map of a scan in any orientation, on its own grid.
+
+    Args:
+        model: Maps (b, 1, *patch) to logits (b, classes + 1, *patch), or to a list that begins with them.
+        settings: What the model was trained with.
+        volume: The scan, in the unit of the training scans (HU for CT).
+        device: Where the model runs; it is moved there.
+        batch_size: Windows a forward pass; a 2-D model takes 8 times as many slices.
+
+    Raises:
+        CaseError: The scan is no finite volume, its spacing is absurd, or the logits are not finite.
+        ModelError: The model has another number of classes than the settings.
+    """
+    began = time.perf_counter()
+    upright, orientation = canonical(volume)
+    # A turned scan is a copy of our own, whose memory the normalised image may take.
+    turned = not np.may_share_memory(upright.array, volume.array)
+    spacing = upright.spacing
+    image, grid, _ = preprocess(upright.array, spacing, settings.preprocessing, overwrite=turned)
+    del upright
+    training = model.training
+    model.to(device).eval()
+    try:
+        forward = _forward(model, settings, torch.device(device))
+        slabs = _slabs if len(settings.patch_size) == 3 else _slabs_of_slices
+        label = restore_labels(slabs(forward, settings, torch.from_numpy(image), batch_size), grid)
+    finally:
+        model.train(training)
+    del image  # the connected parts need that memory
+    label = postprocess(label, settings.classes, spacing, settings.postprocessing)
+    seconds = time.perf_counter() - began
+    log.info("segmented %s voxels in %.1f s", " x ".join(map(str, label.shape)), seconds)
+    return Prediction(np.ascontiguousarray(restore(label, orientation)), seconds)
+
+
+def _forward(model: nn.Module, settings: Settings, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The model on windows (b, 1, *patch), with the mean over mirrored windows where settings ask for it."""
+    # Per window, as nnU-Net does it, and not per scan: one pass over the windows, one set of sums.
+    axes = range(2, 2 + len(settings.patch_size))
+    counts = range(1, len(settings.patch_size) + 1) if settings.mirror else ()
+    flips = [axes_subset for count in counts for axes_subset in itertools.combinations(axes, count)]
+
+    def logits(windows: Tensor) -> Tensor:
+        output = model(windows)
+        first: Tensor = output if isinstance(output, Tensor) else output[0]
+        if first.shape[1] != len(settings.classes) + 1:
+            problem = f"the model gives {first.shape[1]} maps for {len(settings.classes)} classes and background"
+            raise ModelError("PTD-380", problem, "use the settings the model was trained with")
+        return first.float()
+
+    def forward(windows: Tensor) -> Tensor:
+        windows = windows.to(device)
+        total = logits(windows)
+        for flip in flips:
+            total = total + logits(windows.flip(flip)).flip(flip)
+        return total / (1 + len(flips))
+
+    return forward
+
+
+def _slabs(forward: Callable[[Tensor], Tensor], settings: Settings, image: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Blended logits (classes, rows, y, x) of an image (z, y, x), slab after slab."""
+    tiles = predict_slabs(forward, image[None], settings.patch_size, step=settings.step, batch_size=batch_size)
+    for _, slab in tiles:
+        yield slab
+
+
+def _slabs_of_slices(
+    forward: Callable[[Tensor], Tensor], settings: Settings, image: Tensor, batch_size: int
+) -> Iterator[Tensor]:
+    """The same for a 2-D network: slices travel as channels through the tiling and as a batch through the network."""
+
+    def fold(windows: Tensor) -> Tensor:
+        logits = forward(windows.flatten(0, 1)[:, None])
+        return logits.reshape(len(windows), -1, *logits.shape[2:])
+
+    count = _SLICES * batch_size
+    for start in range(0, len(image), count):
+        slices = image[start : start + count]
+        blended = predict_tiled(fold, slices, settings.patch_size, step=settings.step)
+        yield blended.reshape(len(slices), -1, *blended.shape[1:]).transpose(0, 1)

@@ -1,0 +1,53 @@
+"""A predictor by name or bundle: the same function for evaluation and batch inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pentad.core.bundle import load_bundle
+from pentad.core.files import digest_bytes
+from pentad.core.run import code_version, pick_device
+from pentad.medical.models import MODELS
+from pentad.medical.predict import Prediction, Settings, predict_volume
+from pentad.medical.threshold import predict_threshold
+from pentad.medical.volumes import Volume
+
+BASELINES: dict[str, Callable[[Volume], Prediction]] = {"threshold": predict_threshold}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A function from a scan to its labels, and what must be said of it.
+
+    Attributes:
+        name: Architecture or baseline.
+        digest: SHA-256 of the bundle; of the code's version for a baseline without weights.
+        classes: Name to label value.
+        licences: Of code, weights and data.
+        run: Scan in, labels on the scan's own grid out.
+    """
+
+    name: str
+    digest: str
+    classes: dict[str, int]
+    licences: dict[str, Any]
+    run: Callable[[Volume], Prediction]
+
+
+def load_predictor(source: str, device: str = "auto", *, offline: bool = False) -> Predictor:
+    """Return the predictor of a bundle's folder or hub id, or of a baseline without weights.
+
+    Raises:
+        ModelError: There is no such bundle, or it is damaged.
+        UsageError: The device is not there.
+    """
+    if source in BASELINES:
+        digest = digest_bytes(code_version()["source"].encode())
+        return Predictor(source, digest, {"liver": 1, "lesion": 2}, {"code": "Apache-2.0"}, BASELINES[source])
+    bundle = load_bundle(source, "medical", {name: cls for name, (_, cls) in MODELS.items()}, offline=offline)
+    settings = Settings.from_mapping(bundle.settings)
+    run = partial(predict_volume, bundle.model, settings, device=pick_device(device))
+    return Predictor(bundle.name, bundle.digest, settings.classes, bundle.licences, run)

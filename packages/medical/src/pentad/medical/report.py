@@ -1,0 +1,245 @@
+"""Stage report: evaluations side by side, with paired differences, a page, plots and the pipeline's metrics.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+
+from pentad.core.cases import Case, read_cases
+from pentad.core.errors import UsageError
+from pentad.core.evaluation import Row, compare, from_entry, read_rows
+from pentad.core.files import write_json, write_text
+from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
+from pentad.core.run import code_version
+from pentad.medical.page import three_planes
+from pentad.medical.volumes import canonical, read_label, read_nifti
+
+HEADLINE = (
+    "liver_dice",
+    "lesion_dice",
+    "liver_nsd",
+    "lesion_nsd",
+    "liver_hd95_mm",
+    "lesion_hd95_mm",
+    "lesion_f1_pooled",
+)
+PAIRED = ("liver_dice", "lesion_dice", "liver_nsd", "lesion_nsd", "lesion_f1")
+SIZES_MM = (0.0, 10.0, 20.0, float("inf"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the stage evaluate left for one model."""
+
+    name: str
+    folder: Path
+    rows: list[Row]
+    metrics: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Evaluation:
+        """Return the evaluation in ``folder``.
+
+        Raises:
+            UsageError: There is none.
+        """
+        rows = read_rows(folder / "per_case.csv")
+        try:
+            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UsageError("PTD-298", "no metrics.json here", "run the evaluate command first", folder) from None
+        return cls(folder.name, folder, rows, metrics)
+
+    def lesions(self) -> list[dict[str, str]]:
+        """Rows of per_lesion.csv."""
+        with (self.folder / "per_lesion.csv").open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+
+
+def report(
+    table: Path, evaluations: Sequence[Path], out: Path, *, predictions: Path | None = None, runs: Path | None = None
+) -> str:
+    """Write ``metrics.json``, ``report/index.html`` and the plots' tables below ``out``; return one line.
+
+    Args:
+        table: The case table, for images and reference labels of the figures.
+        evaluations: Folders of the stage evaluate; the first is the model of interest, compared with each other.
+        out: The pipeline's folder.
+        predictions: Run folder of predict; its label maps must equal those that were scored.
+        runs: Folder with ``<model>/history.jsonl``.
+    """
+    found = [Evaluation.read(folder) for folder in evaluations]
+    first, *others = found
+    data = _dataset(table)
+    seed = int(first.metrics["provenance"].get("seed", 0))
+    paired = {
+        f"{first.name} - {other.name}": {
+            name: entry for name, entry in compare(first.rows, other.rows, seed).items() if name in PAIRED
+        }
+        for other in others
+    }
+    metrics: dict[str, Any] = {
+        "data": "synthetic" if data["synthetic"] else "real",
+        "models": {
+            entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
+        },
+        "paired_difference": paired,
+        "provenance": {
+            "code": code_version(),
+            "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
+        },
+    }
+    shipped = _shipped(first, predictions) if predictions else None
+    if shipped is not None:
+        metrics["shipped"] = shipped
+    write_json(out / "metrics.json", metrics)
+    write_text(out / "report" / "per_case.csv", _per_case(found))
+    histories = _histories(runs, [entry.name for entry in found]) if runs else {}
+    write_text(out / "report" / "training.csv", _training(histories))
+    blocks = _blocks(data, found, paired, shipped, histories, read_cases(table))
+    write_page(
+        out / "report" / "index.html", data["name"], blocks, metrics["provenance"], subtitle="Liver and lesions in CT"
+    )
+    return f"{len(found)} models on {first.metrics['cases']['scored']} cases; see {out / 'report' / 'index.html'}"
+
+
+def _dataset(table: Path) -> dict[str, Any]:
+    statement: dict[str, Any] = json.loads((table.parent / "dataset.json").read_text(encoding="utf-8"))
+    return statement
+
+
+def _shipped(scored: Evaluation, run: Path) -> dict[str, int]:
+    """How many voxels of the label maps that predict wrote differ from those that were scored."""
+    cases = different = 0
+    for file in sorted((run / "cases").glob("*/label.nii.gz")):
+        reference = scored.folder / "labels" / f"{file.parent.name}.nii"
+        if reference.is_file():
+            cases += 1
+            delivered, _ = canonical(read_label(file))
+            different += int(np.count_nonzero(delivered.array != read_label(reference).array))
+    return {"cases": cases, "differing_voxels": different}
+
+
+def _per_case(found: Sequence[Evaluation]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "id", *PAIRED])
+    for entry in found:
+        for row in entry.rows:
+            writer.writerow([entry.name, row.id, *(f"{row.metrics.get(name, float('nan')):.6g}" for name in PAIRED)])
+    return text.getvalue()
+
+
+def _histories(runs: Path, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
+    files = {name: runs / name / "history.jsonl" for name in names}
+    return {
+        name: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for name, file in files.items()
+        if file.is_file()
+    }
+
+
+def _training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    lines = ["model,step,loss"]
+    for name, history in histories.items():
+        lines += [
+            f"{name},{int(entry['step'])},{entry['loss']:.6g}" for entry in history if entry.get("loss") is not None
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _blocks(
+    data: Mapping[str, Any],
+    found: Sequence[Evaluation],
+    paired: Mapping[str, Mapping[str, Any]],
+    shipped: Mapping[str, int] | None,
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
+    cases: Sequence[Case],
+) -> list[Block]:
+    blocks: list[Block] = [SYNTHETIC] if data["synthetic"] else []
+    rows: list[list[Cell]] = [
+        [name, *(from_entry(entry.metrics[name]) for entry in found)] for name in HEADLINE if name in found[0].metrics
+    ]
+    note = "Mean over cases with a 95 % bootstrap interval; pooled: over all lesions. threshold needs no weights."
+    blocks.append(Table(["metric", *(entry.name for entry in found)], rows, "Held-out cases", note))
+    for pair, entries in paired.items():
+        intervals = {name: from_entry(entry) for name, entry in entries.items()}
+        caption = f"{pair}: mean paired difference; an interval that holds 0 shows no difference."
+        blocks.append(Figure(draw_intervals(intervals, pair), alt=caption, caption=caption))
+    blocks.append(_by_size(found))
+    if histories:
+        blocks.append(
+            Figure(_draw_training(histories), alt="Training loss by step of each model", caption="Training loss")
+        )
+    if shipped:
+        sentence = (
+            f"Batch inference delivered {shipped['cases']} of the scored cases from their raw files; "
+            f"{shipped['differing_voxels']} voxels differ from what was scored."
+        )
+        blocks.append(Text("Scored is shipped", [sentence]))
+    blocks.append(_per_case_table(found[0]))
+    blocks += _pictures(found[0], cases)
+    blocks.append(Text("Use", ["Research use only: not a medical device, not for diagnosis."]))
+    return blocks
+
+
+def _by_size(found: Sequence[Evaluation]) -> Table:
+    """Share of reference lesions found (IoU above 0.5), by diameter of the ball of equal volume."""
+    rows: list[list[Cell]] = []
+    for low, high in itertools.pairwise(SIZES_MM):
+        name = f"{low:g} to {high:g} mm" if np.isfinite(high) else f"{low:g} mm and more"
+        cells = []
+        for entry in found:
+            hits = [
+                int(row["found"])
+                for row in entry.lesions()
+                if row["side"] == "reference" and low <= float(row["diameter_mm"]) < high
+            ]
+            cells.append(f"{sum(hits)} of {len(hits)}")
+        rows.append([name, *cells])
+    return Table(["diameter", *(entry.name for entry in found)], rows, "Lesions found, by size")
+
+
+def _draw_training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawing:
+    drawing = Drawing(figsize=(6.5, 2.6), layout="constrained")
+    axes = drawing.subplots()
+    for name, history in histories.items():
+        points = [(entry["step"], entry["loss"]) for entry in history if entry.get("loss") is not None]
+        axes.plot(*zip(*points, strict=True), label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("Dice + cross-entropy")
+    axes.legend()
+    return drawing
+
+
+def _per_case_table(first: Evaluation) -> Table:
+    rows: list[list[Cell]] = [
+        [row.id, row.status, *(row.metrics.get(name, float("nan")) for name in PAIRED), row.reason]
+        for row in sorted(first.rows, key=lambda row: row.metrics.get("lesion_dice", -1.0))
+    ]
+    return Table(["case", "status", *PAIRED, "reason"], rows, f"{first.name}, worst first")
+
+
+def _pictures(first: Evaluation, cases: Sequence[Case]) -> list[Block]:
+    """The cases with the lowest and the highest lesion Dice."""
+    ranked = sorted((row for row in first.rows if row.status == "ok"), key=lambda row: row.metrics["lesion_dice"])
+    by_id = {case.id: case for case in cases}
+    pictures: list[Block] = []
+    for row, word in ((ranked[:1], "lowest"), (ranked[-1:], "highest")):
+        for entry in row:
+            image = read_nifti(Path(by_id[entry.id].files["image"]))
+            label = read_label(first.folder / "labels" / f"{entry.id}.nii").array
+            caption = (
+                f"{entry.id}, the {word} lesion Dice ({entry.metrics['lesion_dice']:.2f}); outlines: {first.name}."
+            )
+            pictures.append(Figure(three_planes(image.array, label, image.spacing), alt=caption, caption=caption))
+    return pictures

@@ -1,0 +1,127 @@
+"""Stage train: prepared cases and a plan in, a bundle out."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from pentad.core.bundle import save_bundle
+from pentad.core.cases import read_cases
+from pentad.core.config import load_params, to_mapping
+from pentad.core.files import digest_file, digest_json
+from pentad.core.optimization import TrainConfig
+from pentad.core.run import provenance, seed_everything
+from pentad.core.trainer import fit
+from pentad.medical.augment import AugmentConfig
+from pentad.medical.dataset import PatchConfig, PatchDataset, prepare_case
+from pentad.medical.losses import segmentation_loss
+from pentad.medical.models import build
+from pentad.medical.plan import Plan, read_plan
+from pentad.medical.postprocess import PostProcessing
+from pentad.medical.predict import Settings
+
+logger = logging.getLogger(__name__)
+
+LICENCES = {"code": "Apache-2.0", "weights": "of the training data", "data": "see the data's own licence"}
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """How a trained model is applied, section ``predict`` of params.yaml.
+
+    Attributes:
+        step: Largest distance between windows as a share of the patch.
+        mirror: Average over mirrored windows.
+        postprocessing: Rules for the label map.
+    """
+
+    step: float = 0.5
+    mirror: bool = False
+    postprocessing: PostProcessing = field(default_factory=lambda: PostProcessing("liver", "lesion"))
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What to train, from what, and where to.
+
+    Batch and patch come from the plan, so that every model of a pipeline has the same budget.
+
+    Attributes:
+        table: Case table; its split ``train`` is used.
+        plan: The plan's file.
+        model: Name in `pentad.medical.models.MODELS`.
+        out: The bundle's folder.
+        run: Folder of the history and, until the run is over, of checkpoints.
+        params: With the sections ``train``, ``augment`` and ``predict``.
+        overrides: Changes to the section ``train``.
+        resume: Go on from the checkpoint in ``run``, if there is one of the same settings.
+        overwrite: Replace a bundle at ``out``.
+    """
+
+    table: Path
+    plan: Path
+    model: str
+    out: Path
+    run: Path
+    params: Path
+    overrides: tuple[str, ...] = ()
+    resume: bool = False
+    overwrite: bool = False
+
+
+def train(request: TrainRequest) -> str:
+    """Train one model, write its bundle and return a one-line summary."""
+    made = read_plan(request.plan)
+    config = replace(load_params(request.params, "train", TrainConfig, request.overrides), batch_size=made.batch_size)
+    augmentation = load_params(request.params, "augment", AugmentConfig)
+    applied = load_params(request.params, "predict", PredictConfig)
+    cases = read_cases(request.table, "train")
+    settings = Settings.from_plan(made, applied.postprocessing, step=applied.step, mirror=applied.mirror)
+    seed_everything(config.seed)
+    model = build(request.model, made)
+    prepared = [prepare_case(case, settings.preprocessing, request.run.parent / "cache") for case in cases]
+    patches = PatchDataset(
+        prepared, PatchConfig(made.patch_size, config.batch_size, seed=config.seed, augmentation=augmentation)
+    )
+
+    def objective(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        return segmentation_loss(network(batch["image"]), batch["label"], batch_dice=made.batch_dice)
+
+    result = fit(model, patches, objective, config, request.run, resume=request.resume)
+    statement = provenance(
+        seed=config.seed,
+        data=digest_file(request.table),
+        plan=digest_file(request.plan),
+        config=digest_json([to_mapping(part) for part in (config, augmentation, applied)]),
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    save_bundle(
+        request.out,
+        model.cpu(),
+        domain="medical",
+        name=request.model,
+        settings=settings.to_mapping(),
+        card=_card(request.model, made, config, len(cases), parameters),
+        provenance=statement,
+        licences=LICENCES,
+        overwrite=request.overwrite,
+    )
+    shutil.rmtree(request.run / "checkpoint", ignore_errors=True)  # the run is over: a repetition starts afresh
+    return f"{request.model}: {parameters / 1e6:.2f} M parameters, {result.steps} steps in {result.seconds:.0f} s"
+
+
+def _card(name: str, made: Plan, config: TrainConfig, cases: int, parameters: int) -> str:
+    return f"""# {name}
+
+Segments {", ".join(made.labels[1:])} in {", ".join(made.channels)} images. Research use only; not a medical device.
+
+- Input: {made.configuration}, patch {made.patch_size} voxels, spacing {made.spacing} mm, axes order {made.transpose}.
+- Trained from scratch on {cases} cases: {config.steps} steps of batch {config.batch_size}, {config.optimizer},
+  learning rate {config.learning_rate}, schedule {config.schedule}, seed {config.seed}.
+- {parameters:,} parameters. `bundle.json` states the code, the data's digest and the settings.
+"""

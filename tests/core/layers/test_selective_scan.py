@@ -1,0 +1,238 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pentad.core.errors import UsageError
+from pentad.core.layers import parity, selective_scan_numba
+from pentad.core.layers.selective_scan import available_backends, preferred_backend, selective_scan
+
+REFERENCE = Path(__file__).parents[2] / "reference"
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+
+
+def inputs(batch=1, groups=1, width=20, states=3, length=40, optional="Dzb", dtype=torch.float64, seed=0):
+    """Random inputs of one call; `optional` names the tensors given beside the required ones."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    channels = groups * width
+    made = {"u": normal(batch, channels, length), "delta": normal(batch, channels, length) - 1}
+    made["A"] = -normal(channels, states).exp()
+    made |= {name: normal(batch, groups, states, length) for name in ("B", "C")}
+    made["D"] = normal(channels) if "D" in optional else None
+    made["z"] = normal(batch, channels, length) if "z" in optional else None
+    made["delta_bias"] = normal(channels) if "b" in optional else None
+    return made
+
+
+def with_gradients(made, backend, softplus=True):
+    leaves = {name: x.clone().requires_grad_() for name, x in made.items() if x is not None}
+    out, last = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=backend)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    loss = (out * weights).sum() + last.square().sum()
+    return {"out": out, "last": last} | dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+
+def largest_share(found, wanted):
+    return max(float(((found[k] - wanted[k]).abs().max() / (wanted[k].abs().max() + 1e-30)).detach()) for k in wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_published_operator_is_reproduced_with_its_gradients(backend, dtype):
+    spec = json.loads((REFERENCE / "selective_scan.json").read_text())
+    with preferred_backend(backend):
+        rows = parity.selective_scan(spec, dtype)
+    assert len(rows) == 100
+    assert [row for row in rows if not row[1] <= row[2]] == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 2),
+    groups=st.integers(1, 3),
+    width=st.integers(1, 40),
+    states=st.integers(1, 5),
+    length=st.integers(1, 80),
+    optional=st.sampled_from(["", "D", "z", "b", "Dz", "Dzb"]),
+    softplus=st.booleans(),
+)
+def test_compiled_scan_equals_the_plain_formula_for_any_shape(batch, groups, width, states, length, optional, softplus):
+    made = inputs(batch, groups, width, states, length, optional)
+    made["delta"] = made["delta"] if softplus else made["delta"].abs()
+    found, wanted = (with_gradients(made, backend, softplus) for backend in ("numba", "reference"))
+    assert largest_share(found, wanted) < 1e-11
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_gradients_pass_gradcheck(backend):
+    leaves = [x.requires_grad_() for x in inputs(1, 2, 3, 2, 5).values()]
+    assert torch.autograd.gradcheck(
+        lambda *x: selective_scan(*x, delta_softplus=True, return_last_state=True, backend=backend), leaves
+    )
+
+
+def test_float32_stays_within_a_few_last_bits_of_float64():
+    made = inputs(width=64, states=16, length=300)
+    single = {name: x.float() for name, x in made.items()}
+    exact = with_gradients({name: x.double() for name, x in single.items()}, "reference")
+    assert largest_share(with_gradients(single, "numba"), exact) < 5e-6
+
+
+def test_three_axes_mean_one_group():
+    made = inputs()
+    flat = made | {"B": made["B"][:, 0], "C": made["C"][:, 0]}
+    assert torch.equal(selective_scan(**made), selective_scan(**flat))
+
+
+def test_strides_do_not_change_a_bit():
+    made = inputs(batch=2, width=40, length=50)
+    turned = {k: x.transpose(-1, -2).contiguous().transpose(-1, -2) if x.dim() > 1 else x for k, x in made.items()}
+    sliced = {k: torch.stack([x, x], dim=-1)[..., 0] for k, x in made.items()}
+    wanted = with_gradients(made, "numba")
+    for other in (turned, sliced):
+        found = with_gradients(other, "numba")
+        assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_number_of_threads_does_not_change_a_bit(threads):
+    made = inputs(width=100, states=16, length=700, dtype=torch.float32)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        wanted = with_gradients(made, "numba")
+        torch.set_num_threads(threads)
+        found = with_gradients(made, "numba")
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+def test_steps_that_forget_everything_give_finite_gradients():
+    made = inputs(width=16, length=70, optional="", dtype=torch.float32)
+    made["delta"] = torch.full_like(made["delta"], 2.0)
+    made["A"] = torch.full_like(made["A"], -5e4)
+    found = with_gradients(made, "numba", softplus=False)
+    memoryless = 2 * made["u"] * (made["B"] * made["C"]).sum(2)
+    torch.testing.assert_close(found["out"], memoryless, rtol=1e-5, atol=1e-5)
+    assert all(torch.isfinite(x).all() for x in found.values())
+
+
+@pytest.mark.parametrize("decay", [1e-6, 1e-3, 1.0])
+def test_state_does_not_drift_over_65536_steps(decay):
+    length = 65536
+    ones = torch.ones(1, 16, length)
+    A = torch.full((16, 1), -decay)
+    one = torch.ones(1, 1, length)
+    leaves = [ones.clone().requires_grad_(), ones, A.requires_grad_(), one, one]
+    out = selective_scan(*leaves)
+    steps = torch.arange(1, length + 1, dtype=torch.float64)
+    e = math.exp(-float(torch.tensor(decay)))
+    closed = (1 - e**steps) / (1 - e)
+    assert float((out.detach().double() / closed - 1).abs().max()) < 1e-3
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(out.sum(), [leaves[0], A]))
+
+
+def test_not_a_number_is_passed_on_not_hidden():
+    made = inputs(width=16, length=40, optional="")
+    made["delta"][0, 3, 10] = math.nan
+    out = selective_scan(**made)
+    assert out[0, 3, 10:].isnan().all()
+    assert not out[0, :3].isnan().any()
+
+
+def test_half_precision_is_computed_in_float32():
+    made = {name: x.bfloat16() for name, x in inputs(dtype=torch.float32).items()}
+    out, last = selective_scan(**made, delta_softplus=True, return_last_state=True)
+    wide = selective_scan(**{name: x.float() for name, x in made.items()}, delta_softplus=True)
+    assert (out.dtype, last.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(out, wide.bfloat16())
+
+
+def test_operator_passes_the_checks_of_torch():
+    u, delta, A, B, C, D, z, bias = (x.requires_grad_() for x in inputs(2, 1, 20, 3, 7).values())
+    torch.library.opcheck(torch.ops.pentad.selective_scan.default, (u, delta, A, B, C, D, z, bias, True, True))
+
+
+def test_compiling_and_exporting_keep_the_operator_whole():
+    class Scan(torch.nn.Module):
+        def forward(self, u, delta, A, B, C):
+            return selective_scan(u, delta, A, B, C, delta_softplus=True)
+
+    made = [x for x in inputs(optional="").values() if x is not None]
+    wanted = selective_scan(*made, delta_softplus=True)
+    compiled = torch.compile(Scan(), backend="aot_eager", fullgraph=True)
+    exported = torch.export.export(Scan(), tuple(made))
+    assert torch.equal(compiled(*made), wanted)
+    assert torch.equal(exported.module()(*made), wanted)
+    assert sum("pentad.selective_scan" in str(node.target) for node in exported.graph.nodes) == 1
+
+
+def test_prediction_keeps_no_states():
+    made = inputs()
+    for keep, size in ((False, 0), (True, 2 * 2 * 3 * 16)):
+        kept = torch.ops.pentad.selective_scan(*made.values(), True, keep)[2]
+        assert kept.numel() == size
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"delta": torch.zeros(1, 20, 39)}, r"PTD-122.*delta.*\(1, 20, 39\); give \(1, 20, 40\)"),
+        ({"A": torch.zeros(19, 3)}, "PTD-122.*A of"),
+        ({"B": torch.zeros(1, 3, 3, 40)}, "PTD-122.*20 channels in 3 groups"),
+        ({"C": torch.zeros(1, 2, 3, 40)}, "PTD-122.*C of"),
+        ({"u": torch.zeros(20, 40)}, "PTD-122.*u "),
+        ({"A": torch.zeros(20, 3, dtype=torch.complex64)}, "PTD-123.*A of"),
+        ({"backend": "numbar"}, "PTD-120.*did you mean 'numba'"),
+    ],
+)
+def test_wrong_arguments_are_named(change, match):
+    with pytest.raises(UsageError, match=match):
+        selective_scan(**(inputs(dtype=torch.float32) | change))
+
+
+def test_backends_say_which_is_used_and_can_be_preferred():
+    assert available_backends() == {"numba": "used", "reference": "available"}
+    with preferred_backend("reference"):
+        assert available_backends() == {"numba": "available", "reference": "used"}
+
+
+def test_backend_of_another_device_says_so():
+    made = {name: x.to("meta") for name, x in inputs().items()}
+    with pytest.raises(UsageError, match=r"PTD-121.*runs on cpu only, the input is on meta"):
+        selective_scan(**made, backend="numba")
+
+
+def test_cache_follows_the_cache_home_and_does_without_a_writable_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert selective_scan_numba.cache_folder() == tmp_path / "pentad" / "numba"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert selective_scan_numba._source_folder() is None
+
+
+@pytest.mark.slow
+def test_without_a_cache_folder_the_scan_compiles_says_so_and_runs(tmp_path):
+    (tmp_path / "file").write_text("")
+    code = (
+        "import logging, torch; logging.basicConfig(level=logging.INFO)\n"
+        "from pentad.core.layers.selective_scan import selective_scan\n"
+        "x = torch.ones(1, 1, 3)\n"
+        "print(selective_scan(x, x, -torch.ones(1, 1), x, x).shape)"
+    )
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "file"), "PATH": "", "HOME": str(tmp_path / "file")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "torch.Size([1, 1, 3])"
+    assert "forward, float32: some seconds, again in every run" in done.stderr
+    assert "backward" not in done.stderr

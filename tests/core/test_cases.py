@@ -1,0 +1,104 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pentad.core.cases import Case, Rejection, assign_splits, k_folds, read_cases, write_cases, write_rejections
+from pentad.core.errors import UsageError
+
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+def make_cases(groups: list[str]) -> list[Case]:
+    return [Case(id=f"case_{number:03d}", group=group) for number, group in enumerate(groups)]
+
+
+def test_a_table_read_back_is_equal_with_absolute_paths(tmp_path):
+    image = tmp_path / "images" / "a.nii"
+    case = Case(id="a", files={"image": str(image)}, target=["dog", "rain"], group="p1", split="val")
+    write_cases(tmp_path / "cases.jsonl", [case])
+    assert "images/a.nii" in (tmp_path / "cases.jsonl").read_text()
+    assert str(tmp_path) not in (tmp_path / "cases.jsonl").read_text()
+    assert read_cases(tmp_path / "cases.jsonl") == [case]
+
+
+def test_reading_one_split_leaves_the_others_out(tmp_path):
+    write_cases(tmp_path / "cases.jsonl", [Case(id="a", split="train"), Case(id="b", split="test")])
+    assert [case.id for case in read_cases(tmp_path / "cases.jsonl", "test")] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "x" * 129])
+def test_an_id_that_is_no_safe_file_name_is_refused(name):
+    with pytest.raises(ValidationError, match="letters, digits"):
+        Case(id=name)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "a", "colour": 1}', "line 2.*colour"),
+        ("not json", "line 2.*not a case"),
+        ('{"id": "a"}', "'a' stands twice"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, line, message):
+    table = tmp_path / "cases.jsonl"
+    table.write_text('{"id": "a"}\n' + line + "\n")
+    with pytest.raises(UsageError, match=message):
+        read_cases(table)
+
+
+def test_a_missing_table_says_what_to_run(tmp_path):
+    with pytest.raises(UsageError, match="run the prepare command"):
+        read_cases(tmp_path / "cases.jsonl")
+
+
+@given(st.lists(st.sampled_from("abcdefghij"), min_size=5, max_size=40), st.integers(0, 5))
+def test_no_group_stands_in_two_splits(groups, seed):
+    cases = assign_splits(make_cases(groups), SHARES, seed)
+    sides = {(case.group, case.split) for case in cases}
+    assert len(sides) == len(set(groups))
+    assert {case.split for case in cases} <= set(SHARES)
+
+
+def test_shares_are_met_within_one_group_of_one():
+    cases = assign_splits(make_cases([f"g{n}" for n in range(50)]), SHARES, seed=3)
+    counts = {name: sum(case.split == name for case in cases) for name in SHARES}
+    assert counts == {"train": 30, "val": 10, "test": 10}
+
+
+def test_a_given_split_is_kept_and_draws_its_group_along():
+    cases = [Case(id="a", group="g", split="test"), Case(id="b", group="g"), Case(id="c", group="h")]
+    assert assign_splits(cases, SHARES, seed=0)[1].split == "test"
+
+
+def test_a_group_given_two_splits_is_refused():
+    cases = [Case(id="a", group="g", split="test"), Case(id="b", group="g", split="train")]
+    with pytest.raises(UsageError, match=r"'g' stands in the splits \['test', 'train'\]"):
+        assign_splits(cases, SHARES, seed=0)
+
+
+def test_shares_that_do_not_sum_to_one_are_refused():
+    with pytest.raises(UsageError, match="do not sum to 1"):
+        assign_splits(make_cases(["a"]), {"train": 0.5, "test": 0.4}, seed=0)
+
+
+@given(st.integers(2, 5), st.integers(0, 5))
+def test_folds_part_the_cases_by_group_and_nearly_evenly(folds, seed):
+    cases = make_cases([f"g{n // 2}" for n in range(30)])
+    parts = k_folds(cases, folds, seed)
+    assert sorted(case.id for part in parts for case in part) == [case.id for case in cases]
+    assert sum(len({case.group for case in part}) for part in parts) == 15
+    assert max(map(len, parts)) - min(map(len, parts)) <= 2
+
+
+def test_more_folds_than_groups_are_refused():
+    with pytest.raises(UsageError, match="3 folds of 2 groups"):
+        k_folds(make_cases(["a", "a", "b"]), 3, seed=0)
+
+
+def test_no_rejection_leaves_an_empty_file(tmp_path):
+    write_rejections(tmp_path / "none.jsonl", [])
+    write_rejections(tmp_path / "one.jsonl", [Rejection(where="x", code="PTD-320", reason="no image")])
+    assert (tmp_path / "none.jsonl").read_text() == ""
+    assert "PTD-320" in (tmp_path / "one.jsonl").read_text()

@@ -1,0 +1,272 @@
+"""The training loop: what each setting does, and that a stopped run goes on as if it had never stopped."""
+
+import json
+import logging
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from core import small_training
+from core.small_training import FULL, Points, network, score, squared_error, train
+from torch import nn
+
+from pentad.core.errors import ModelError, PentadError, UsageError
+from pentad.core.optimization import build_optimizer, learning_rate, update_average
+from pentad.core.trainer import TrainConfig, fit
+
+PLAIN = TrainConfig(steps=8, batch_size=4, learning_rate=0.05, momentum=0.9, device="cpu")
+
+
+def linear():
+    torch.manual_seed(1)
+    return nn.Linear(6, 1)
+
+
+def history(folder):
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def equal_bits(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    model, result = train(folder)
+    return model, result, folder
+
+
+def test_a_killed_training_resumed_equals_an_uninterrupted_one_bit_for_bit(whole, tmp_path):
+    model, result, folder = whole
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(small_training.__file__).parents[1])}
+    child = subprocess.Popen([sys.executable, small_training.__file__, tmp_path], env=environment)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "checkpoint").exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(random.SystemRandom().uniform(0, 2))  # training seeds the other generator
+    assert child.poll() is None, "the training ended before it could be killed"
+    child.kill()
+    child.wait()
+    resumed, again = train(tmp_path, resume=True)
+    assert equal_bits(model, resumed)
+    assert history(tmp_path) == history(folder)
+    assert (again.steps, again.best) == (result.steps, result.best)
+
+
+def test_sigterm_leaves_a_checkpoint_between_the_regular_ones(whole, tmp_path):
+    calls = []
+
+    def interrupted(model, batch):
+        calls.append(1)
+        if len(calls) == 2 * 17:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return squared_error(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, objective=interrupted)
+    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 17
+    resumed, _ = train(tmp_path, resume=True)
+    assert equal_bits(whole[0], resumed)
+    assert history(tmp_path) == history(whole[2])
+
+
+def test_a_finished_run_resumed_returns_what_it_returned(whole, tmp_path):
+    first, result = train(tmp_path)
+    second, again = train(tmp_path, resume=True)
+    assert equal_bits(first, second)
+    assert again.history == result.history
+
+
+def test_a_death_between_the_renames_of_a_checkpoint_leaves_the_old_one(whole, tmp_path):
+    with pytest.raises(PentadError):
+        train(tmp_path, objective=poisoned(2 * 22))
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    (tmp_path / "checkpoint.new").mkdir()
+    resumed, _ = train(tmp_path, resume=True)
+    assert equal_bits(whole[0], resumed)
+
+
+def test_resume_without_a_checkpoint_begins(whole, tmp_path):
+    (tmp_path / "history.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"step": 6, "lo')
+    begun, _ = train(tmp_path, resume=True)
+    assert equal_bits(whole[0], begun)
+    assert history(tmp_path) == history(whole[2])
+
+
+def test_preparing_samples_in_other_processes_changes_no_bit(whole, tmp_path):
+    model, _ = train(tmp_path, replace(FULL, workers=2))
+    assert equal_bits(whole[0], model)
+
+
+def test_validating_changes_no_step_of_the_training(tmp_path):
+    config = replace(FULL, steps=12, log_every=1)
+    often, once = (train(tmp_path / str(every), replace(config, validate_every=every))[1] for every in (2, 0))
+    assert [line["loss"] for line in often.history] == [line["loss"] for line in once.history]
+
+
+def test_nothing_in_a_checkpoint_is_pickled(whole):
+    names = {path.name for path in (whole[2] / "checkpoint").iterdir()}
+    tensors = {f"{name}.safetensors" for name in ("model", "optimizer", "ema", "best")}
+    assert names == tensors | {"state.json"}
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(tmp_path):
+    config = replace(PLAIN, checkpoint_every=4)
+    train(tmp_path, config)
+    with pytest.raises(UsageError, match=r"PTD-232 .*holds a run"):
+        train(tmp_path, config)
+    with pytest.raises(UsageError, match=r"PTD-231 .*begun with learning_rate 0.05, not 0.1"):
+        train(tmp_path, replace(config, learning_rate=0.1), resume=True)
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_checkpoint(whole, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    calls = []
+
+    def filling(model, batch):
+        calls.append(1)
+        if len(calls) == 2 * 12:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        return squared_error(model, batch)
+
+    try:
+        with pytest.raises(UsageError, match=r"PTD-236 .*cannot be written"):
+            train(tmp_path, objective=filling)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resumed, _ = train(tmp_path, resume=True)
+    assert equal_bits(whole[0], resumed)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    train(tmp_path, replace(PLAIN, checkpoint_every=4))
+    path = tmp_path / "checkpoint" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ModelError, match="PTD-235"):
+        train(tmp_path, replace(PLAIN, checkpoint_every=4), resume=True)
+
+
+def test_accumulating_gradients_equals_a_larger_batch(tmp_path):
+    models = [linear(), linear()]
+    for number, (model, batch, parts) in enumerate(zip(models, (8, 2), (1, 4), strict=True)):
+        config = replace(PLAIN, batch_size=batch, accumulate=parts)
+        fit(model, Points(), squared_error, config, tmp_path / str(number))
+    torch.testing.assert_close(models[0].weight, models[1].weight, rtol=0, atol=1e-6)
+
+
+def test_the_average_follows_its_formula():
+    model, average = linear(), {"weight": torch.zeros(1, 6), "bias": torch.ones(1)}
+    expected = 0.75 * 0.75 * 1.0 + (1 - 0.75**2) * model.bias.item()
+    for _ in range(2):
+        update_average(average, model, 0.75)
+    assert average["bias"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_averaged_weights_are_kept_in_place_of_the_last(tmp_path):
+    plain, averaged = linear(), linear()
+    start = plain.weight.detach().clone()
+    fit(plain, Points(), squared_error, replace(PLAIN, steps=1), tmp_path / "plain")
+    fit(averaged, Points(), squared_error, replace(PLAIN, steps=1, ema=0.9), tmp_path / "averaged")
+    torch.testing.assert_close(averaged.weight, 0.9 * start + 0.1 * plain.weight, rtol=0, atol=1e-6)
+
+
+def test_training_stops_early_and_keeps_the_best_weights(tmp_path):
+    errors = iter([3.0, 1.0, 2.0, math.nan, 0.0])
+    seen = []
+
+    def validate(model):
+        seen.append(model.weight.detach().clone())
+        return {"error": next(errors)}
+
+    model = linear()
+    config = replace(PLAIN, steps=50, validate_every=5, patience=2)
+    result = fit(model, Points(), squared_error, config, tmp_path, validate=validate, monitor="-error")
+    assert (result.steps, result.best) == (20, {"step": 10, "error": 1.0})
+    assert torch.equal(model.weight, seen[1])
+    assert result.history[-1]["val_error"] is None
+
+
+def test_a_metric_to_monitor_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"PTD-234 .*'eror' .did you mean 'error'.*monitor one of: error"):
+        fit(linear(), Points(), squared_error, PLAIN, tmp_path, validate=score, monitor="eror")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("poly", [0.5, 1.0, 1.0, 0.5**0.9]), ("cosine", [0.5, 1.0, 1.0, 0.5]), ("constant", [0.5, 1.0, 1.0, 1.0])],
+)
+def test_schedules_rise_in_the_warm_up_and_take_their_published_values(schedule, expected):
+    config = TrainConfig(steps=10, learning_rate=1.0, warmup_steps=2, schedule=schedule)
+    assert [learning_rate(config, step) for step in (0, 1, 2, 6)] == pytest.approx(expected, abs=1e-12)
+
+
+def test_bf16_trains_float32_weights_to_nearly_the_same_values(tmp_path):
+    models = {"fp32": linear(), "bf16": linear()}
+    for precision, model in models.items():
+        fit(model, Points(), squared_error, replace(PLAIN, precision=precision), tmp_path / precision)
+    assert models["bf16"].weight.dtype is torch.float32
+    assert not torch.equal(models["fp32"].weight, models["bf16"].weight)
+    torch.testing.assert_close(models["fp32"].weight, models["bf16"].weight, rtol=0, atol=0.02)
+
+
+def test_marked_parameters_are_not_decayed():
+    model = linear()
+    model.bias._no_weight_decay = True
+    groups = build_optimizer(model, replace(PLAIN, weight_decay=0.1)).param_groups
+    assert {group["weight_decay"]: group["params"] for group in groups} == {0.1: [model.weight], 0.0: [model.bias]}
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    model = linear()
+    before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    config = replace(PLAIN, steps=1, learning_rate=1.0, momentum=0.0, clip_norm=0.01, weight_decay=0.0)
+    fit(model, Points(), squared_error, config, tmp_path)
+    after = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def poisoned(call):
+    calls = []
+
+    def objective(model, batch):
+        calls.append(1)
+        return squared_error(model, batch) * (math.nan if len(calls) == call else 1.0)
+
+    return objective
+
+
+def test_a_loss_that_is_no_number_stops_with_a_sentence_and_leaves_the_checkpoint(tmp_path):
+    with pytest.raises(PentadError, match=r"PTD-233 .*the loss is nan in step 6; lower learning_rate"):
+        train(tmp_path, replace(PLAIN, checkpoint_every=4), objective=poisoned(6))
+    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 4
+
+
+def test_log_lines_say_step_loss_rate_and_seconds(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="pentad.core.trainer"):
+        fit(linear(), Points(), squared_error, replace(PLAIN, log_every=4), tmp_path)
+    assert [message.split("  ")[0] for message in caplog.messages] == ["step 4", "step 8"]
+    assert all(word in caplog.messages[0] for word in ("loss ", "lr ", "seconds "))
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"accumulate": 0}, {"ema": 1.0}, {"learning_rate": math.nan}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(UsageError, match=f"PTD-230 {next(iter(wrong))}"):
+        replace(PLAIN, **wrong)
+
+
+def test_training_learns(tmp_path):
+    model = network()
+    before = score(model.eval())["error"]
+    _, result = train(tmp_path, replace(FULL, steps=120), model=model)
+    assert result.best["error"] < 0.5 * before

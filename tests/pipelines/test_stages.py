@@ -1,0 +1,70 @@
+"""What every pipeline promises, told from its files alone."""
+
+import re
+from pathlib import Path
+
+import grimp
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PIPELINES = sorted(path.name for path in (ROOT / "pipelines").iterdir() if (path / "dvc.yaml").is_file())
+# The module behind each verb: what it imports, directly or not, decides what a stage computes.
+VERBS = {
+    "prepare": "ingest",
+    "plan": "planning",
+    "train": "train",
+    "evaluate": "evaluate",
+    "predict": "infer",
+    "report": "report",
+}
+
+
+def stages():
+    for pipeline in PIPELINES:
+        content = yaml.safe_load((ROOT / "pipelines" / pipeline / "dvc.yaml").read_text())
+        variables = {key: value for entry in content["vars"] for key, value in entry.items()}
+        params = yaml.safe_load((ROOT / "pipelines" / pipeline / "params.yaml").read_text())
+        for name, stage in content["stages"].items():
+            yield pytest.param(pipeline, stage, {**params, **variables}, id=f"{pipeline}:{name}")
+
+
+@pytest.fixture(scope="session")
+def imports():
+    return grimp.build_graph("pentad.core", "pentad.medical", cache_dir=None)
+
+
+def source_of(module):
+    _, domain, *rest = module.split(".")
+    place = ROOT / "packages" / domain / "src" / "pentad" / domain / Path(*rest)
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+
+@pytest.mark.parametrize(("pipeline", "stage", "variables"), stages())
+def test_a_stage_depends_on_all_pentad_code_it_runs(pipeline, stage, variables, imports):
+    domain, verb = re.match(r"pentad (\w+) (\w+)", stage["cmd"]).groups()
+    module = f"pentad.{domain}.{VERBS[verb]}"
+    needed = {source_of(name) for name in {module} | imports.find_upstream_modules(module)}
+    needed = {path for path in needed if path.read_text().count("\n") > 1}
+    folder = ROOT / "pipelines" / pipeline
+    texts = [
+        re.sub(r"\$\{(\w+)\}", lambda name: str(variables[name[1]]), text)
+        for text in stage["deps"]
+        if "${item" not in text
+    ]
+    listed = [(folder / text).resolve() for text in texts]
+    uncovered = [path for path in needed if not any(path == dep or dep in path.parents for dep in listed)]
+    assert sorted(str(path.relative_to(ROOT)) for path in uncovered) == []
+    assert [path for path in listed if "packages" in path.parts and not path.exists()] == []
+
+
+@pytest.mark.parametrize(("pipeline", "stage", "variables"), stages())
+def test_a_stage_says_what_it_does(pipeline, stage, variables):
+    assert len(stage["desc"]) > 10
+
+
+def test_every_pipeline_has_a_root_stage_that_depends_on_what_it_makes():
+    root = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert sorted(root) == [f"pipelines/{name}" for name in PIPELINES]
+    for name in PIPELINES:
+        assert f"pipelines/{name}/metrics.json" in root[f"pipelines/{name}"]["deps"]
