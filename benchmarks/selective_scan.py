@@ -64,7 +64,7 @@ def inputs(channels: int, groups: int, states: int, length: int) -> dict[str, Te
 
 def mambapy_scan(leaves: dict[str, Tensor]) -> Call:
     """Return mambapy's scan as its own block calls it: (batch, length, channels) and one group."""
-    pscan = importlib.import_module("mambapy.pscan").pscan
+    pscan: Callable[[Tensor, Tensor], Tensor] = importlib.import_module("mambapy.pscan").pscan
     x = {name: value.detach() for name, value in leaves.items()}
     groups = x["B"].shape[1]
     for name in ("u", "delta", "z"):

@@ -17,11 +17,10 @@ import pytest
 from core import batch_processors
 
 from pentad.core.batch import BatchOptions, run_batch
-from pentad.core.batch.casework import input_digest
 from pentad.core.batch.folder import new_run
 from pentad.core.batch.journal import read_journal
 from pentad.core.batch.resuming import files_match
-from pentad.core.cases import Case, write_cases
+from pentad.core.cases import Case, input_digest, write_cases
 from pentad.core.errors import UsageError
 
 IDENTITY = {"model": "m1"}

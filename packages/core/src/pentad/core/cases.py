@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from pentad.core.errors import UsageError
-from pentad.core.files import write_text
+from pentad.core.errors import CaseError, UsageError
+from pentad.core.files import digest_file, digest_json, write_text
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -70,6 +70,43 @@ def read_cases(table: Path, split: str = "") -> list[Case]:
         files = {role: str((table.parent / path).resolve()) for role, path in case.files.items()}
         cases[case.id] = case.model_copy(update={"files": files})
     return [case for case in cases.values() if not split or case.split == split]
+
+
+def input_digest(case: Case) -> str:
+    """Return the SHA-256 over what a case consists of: its target and, by role, its files' contents.
+
+    A role may point to a folder: then all files beneath it count, with their names relative to it.
+
+    Raises:
+        CaseError: A file is missing or cannot be read.
+    """
+    files = {role: _digest_role(role, Path(path)) for role, path in case.files.items()}
+    return digest_json({"target": case.target, "files": files})
+
+
+def _digest_role(role: str, path: Path) -> str:
+    try:
+        if not path.is_dir():
+            return digest_file(path)
+        beneath = sorted(inner for inner in path.rglob("*") if not inner.is_dir())
+        return digest_json([(inner.relative_to(path).as_posix(), digest_file(inner)) for inner in beneath])
+    except OSError as error:
+        raise unreadable(role, error) from None
+
+
+def unreadable(role: str, error: OSError) -> CaseError:
+    """Return the error of a case whose file of this role cannot be read."""
+    problem = f"the input '{role}' cannot be read ({error.strerror or type(error).__name__})"
+    return CaseError("PTD-305", problem, "check the file and its permissions, then resume the run")
+
+
+def data_digest(cases: Sequence[Case]) -> str:
+    """Return one SHA-256 over the ids, targets and files' contents of all cases, in any order.
+
+    Raises:
+        CaseError: A file is missing or cannot be read.
+    """
+    return digest_json(sorted([case.id, input_digest(case)] for case in cases))
 
 
 def write_cases(table: Path, cases: Sequence[Case]) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pentad.core.cases import Case, read_cases
+from pentad.core.cases import Case, data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
 from pentad.core.errors import NoInputError
 from pentad.core.evaluation import evaluate as evaluate_cases
 from pentad.core.evaluation import summarise, to_entry, write_results
-from pentad.core.files import digest_file, digest_json, write_text
+from pentad.core.files import digest_json, write_text
 from pentad.core.run import provenance
 from pentad.medical.metrics import SUMMARY_METRICS, TOLERANCES_MM, lesion_rows, pooled_metrics, score_case
 from pentad.medical.predictors import load_predictor
@@ -65,7 +65,7 @@ def evaluate(
     pooled = pooled_metrics([row.metrics for row in scored], config.seed, [row.group or row.id for row in scored])
     summary |= {name: to_entry(interval) for name, interval in pooled.items()}
     statement = provenance(
-        seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=digest_file(table)
+        seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=data_digest(cases)
     )
     write_text(out / "per_lesion.csv", _as_csv(lesions))
     write_results(out, rows, summary, statement)

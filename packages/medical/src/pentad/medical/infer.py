@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
-from pentad.core.batch.casework import input_digest
 from pentad.core.bundle import read_manifest
-from pentad.core.cases import Case, Rejection, read_cases
+from pentad.core.cases import Case, Rejection, input_digest, read_cases
 from pentad.core.config import load_params
 from pentad.core.errors import UsageError, nearest
 from pentad.core.files import digest_json, write_json, write_text

@@ -234,8 +234,9 @@ def prepare(
 ) -> Preparation:
     """Check every image and label below ``raw``, write them in one form, and return what became of them.
 
-    Writes ``cases.jsonl``, ``rejected.jsonl``, ``dataset.json``, ``images/<id>.nii`` (HU, int16) and ``labels/<id>.nii`` (uint8), all in
-    canonical orientation; the folder is there whole or not at all. Equal input gives equal bytes.
+    Writes ``cases.jsonl``, ``rejected.jsonl``, ``dataset.json`` (name, whether synthetic, licence),
+    ``images/<id>.nii`` (HU, int16) and ``labels/<id>.nii`` (uint8), all in canonical orientation; the folder is there
+    whole or not at all. Equal input gives equal bytes.
 
     Args:
         raw: Folder in one of the layouts of `pentad.medical.layouts`.

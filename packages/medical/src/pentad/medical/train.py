@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from pentad.core.bundle import save_bundle
-from pentad.core.cases import read_cases
+from pentad.core.cases import data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
 from pentad.core.files import digest_file, digest_json
 from pentad.core.optimization import TrainConfig
@@ -46,6 +46,18 @@ class PredictConfig:
 
 
 @dataclass(frozen=True)
+class SamplingConfig:
+    """How patches are drawn, section ``sampling`` of params.yaml.
+
+    Attributes:
+        foreground: Share of every batch forced to hold foreground, of a class drawn from those the case has; the
+            published share is a third, a short training on small lesions wants more.
+    """
+
+    foreground: float = 0.33
+
+
+@dataclass(frozen=True)
 class TrainRequest:
     """What to train, from what, and where to.
 
@@ -57,7 +69,7 @@ class TrainRequest:
         model: Name in `pentad.medical.models.MODELS`.
         out: The bundle's folder.
         run: Folder of the history and, until the run is over, of checkpoints.
-        params: With the sections ``train``, ``augment`` and ``predict``.
+        params: With the sections ``train``, ``sampling``, ``augment`` and ``predict``.
         overrides: Changes to the section ``train``.
         resume: Go on from the checkpoint in ``run``, if there is one of the same settings.
         overwrite: Replace a bundle at ``out``.
@@ -79,25 +91,24 @@ def train(request: TrainRequest) -> str:
     made = read_plan(request.plan)
     config = replace(load_params(request.params, "train", TrainConfig, request.overrides), batch_size=made.batch_size)
     augmentation = load_params(request.params, "augment", AugmentConfig)
+    sampling = load_params(request.params, "sampling", SamplingConfig)
     applied = load_params(request.params, "predict", PredictConfig)
     cases = read_cases(request.table, "train")
     settings = Settings.from_plan(made, applied.postprocessing, step=applied.step, mirror=applied.mirror)
     seed_everything(config.seed)
     model = build(request.model, made)
     prepared = [prepare_case(case, settings.preprocessing, request.run.parent / "cache") for case in cases]
-    patches = PatchDataset(
-        prepared, PatchConfig(made.patch_size, config.batch_size, seed=config.seed, augmentation=augmentation)
-    )
+    drawing = PatchConfig(made.patch_size, config.batch_size, sampling.foreground, config.seed, augmentation)
 
     def objective(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         return segmentation_loss(network(batch["image"]), batch["label"], batch_dice=made.batch_dice)
 
-    result = fit(model, patches, objective, config, request.run, resume=request.resume)
+    result = fit(model, PatchDataset(prepared, drawing), objective, config, request.run, resume=request.resume)
     statement = provenance(
         seed=config.seed,
-        data=digest_file(request.table),
+        data=data_digest(cases),
         plan=digest_file(request.plan),
-        config=digest_json([to_mapping(part) for part in (config, augmentation, applied)]),
+        config=digest_json([to_mapping(part) for part in (config, sampling, augmentation, applied)]),
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     save_bundle(

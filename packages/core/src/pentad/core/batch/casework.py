@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pentad.core.batch.worklist import COLUMNS
-from pentad.core.cases import Case
+from pentad.core.cases import Case, input_digest, unreadable
 from pentad.core.errors import CaseError, PentadError
-from pentad.core.files import digest_file, digest_json
+from pentad.core.files import digest_file
 
 UNEXPECTED = "PTD-300"
 DISK_FULL = "PTD-301"
 OUT_OF_MEMORY = "PTD-302"
 DIED = "PTD-303"
 TIMED_OUT = "PTD-304"
-UNREADABLE = "PTD-305"
 WRONG_RESULT = "PTD-306"
 NOT_STORED = "PTD-307"
 
@@ -70,33 +69,6 @@ class Outcome:
     input: str = ""
     seconds: float = 0.0
     frames: tuple[str, ...] = ()
-
-
-def input_digest(case: Case) -> str:
-    """Return the SHA-256 over what a case consists of: its target and, by role, its files' contents.
-
-    A role may point to a folder: then all files beneath it count, with their names relative to it.
-
-    Raises:
-        CaseError: A file is missing or cannot be read.
-    """
-    files = {role: _digest_role(role, Path(path)) for role, path in case.files.items()}
-    return digest_json({"target": case.target, "files": files})
-
-
-def _digest_role(role: str, path: Path) -> str:
-    try:
-        if not path.is_dir():
-            return digest_file(path)
-        beneath = sorted(inner for inner in path.rglob("*") if not inner.is_dir())
-        return digest_json([(inner.relative_to(path).as_posix(), digest_file(inner)) for inner in beneath])
-    except OSError as error:
-        raise _unreadable(role, error) from None
-
-
-def _unreadable(role: str, error: OSError) -> CaseError:
-    problem = f"the input '{role}' cannot be read ({error.strerror or type(error).__name__})"
-    return CaseError(UNREADABLE, problem, "check the file and its permissions, then resume the run")
 
 
 def work_on(process: Process, case: Case, folder: Path) -> Outcome:
@@ -194,8 +166,8 @@ def explain(
         return OUT_OF_MEMORY, reason, _frames(chain)
     role = next((role for link in chain if case and (role := _role_of(link, case))), "")
     if role and isinstance(error, OSError):
-        missing = _unreadable(role, error)
-        return UNREADABLE, f"{missing.problem}; {missing.remedy}.", ()
+        missing = unreadable(role, error)
+        return missing.code, f"{missing.problem}; {missing.remedy}.", ()
     if folder and not isinstance(error, OSError) and _no_room(folder):
         return DISK_FULL, "the disk is full; make room, then resume the run.", _frames(chain)
     names = " from ".join(type(link).__name__ for link in chain)

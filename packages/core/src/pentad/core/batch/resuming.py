@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pentad.core.batch.casework import input_digest
 from pentad.core.batch.folder import CASES
 from pentad.core.batch.journal import CaseRecord
-from pentad.core.cases import Case
+from pentad.core.cases import Case, input_digest
 from pentad.core.errors import CaseError
 from pentad.core.files import digest_file
 

@@ -259,6 +259,13 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
+def _folded(builder: Any, a: Any, b: Any, group: int) -> Any:
+    """Emit the sums of neighbouring groups of lanes, those of ``a`` before those of ``b``."""
+    first = [start + k for start in range(0, 2 * COUNT, 2 * group) for k in range(group)]
+    second = [position + group for position in first]
+    return builder.fadd(builder.shuffle_vector(a, b, _mask(first)), builder.shuffle_vector(a, b, _mask(second)))
+
+
 def _row(builder: Any, start: Any, stride: Any, k: int) -> Any:
     return builder.add(start, builder.mul(stride, ir.Constant(stride.type, k)))
 
@@ -287,10 +294,10 @@ def lane_sums(typing: Any, array: Any, index: Any) -> Any:
         align = array.dtype.bitwidth // 8
         places = [_row(builder, args[1], ir.Constant(args[1].type, COUNT), k) for k in range(COUNT)]
         rows = [builder.load(_pointer(context, builder, array, args[0], p), align=align) for p in places]
-        turned = _transposed(builder, rows)
-        while len(turned) > 1:
-            half = len(turned) // 2
-            turned = [builder.fadd(a, b) for a, b in zip(turned[:half], turned[half:], strict=True)]
-        return turned[0]
+        group = COUNT
+        while len(rows) > 1:
+            group //= 2
+            rows = [_folded(builder, *pair, group) for pair in zip(rows[::2], rows[1::2], strict=True)]
+        return rows[0]
 
     return Lanes(array.dtype)(array, types.intp), codegen

@@ -48,8 +48,8 @@ _LOG2E = 1 / math.log(2)
 # sharing the low bits of their addresses, which the processor takes for a dependency.
 _PITCH = (CHUNK + 5) * LANES
 _STEP, _INPUT, _SCALED, _OUT, _GATE = (k * _PITCH for k in range(5))
-_SLOPE, _GRAD, _SUM_B, _SUM_A, _DECAY, _DECAYED = (k * _PITCH for k in range(5, 11))
-_FORWARD_TILES, _BACKWARD_TILES = 5, 11
+_SLOPE, _GRAD, _SUM_B, _SUM_A, _DECAY, _DECAYED, _PRODUCT = (k * _PITCH for k in range(5, 12))
+_FORWARD_TILES, _BACKWARD_TILES = 5, 12
 
 
 class Tensors(NamedTuple):
@@ -251,7 +251,7 @@ def _advance(w: Flat, x: Tensors, at: tuple[int, int, int], a: Any, h: Any, step
 def _matrix_places(s: Layout, task: Task, n: int, t: int) -> tuple[int, int, int]:
     """Return where state ``n`` and step ``t`` lie in B and C, and where the state lies in the sums of a chunk."""
     at_b = task.batch * s.B[0] + task.group * s.B[1] + n * s.B[2] + t
-    return at_b, task.batch * s.C[0] + task.group * s.C[1] + n * s.C[2] + t, n * CHUNK * LANES
+    return at_b, task.batch * s.C[0] + task.group * s.C[1] + n * s.C[2] + t, n * CHUNK
 
 
 @_compiled
@@ -310,9 +310,15 @@ def _gate_gradients(w: Flat, s: Layout, steps: int) -> None:
 
 
 @_compiled
+def _add_lane_sums(w: Flat, sums: Flat, to: int, steps: int) -> None:
+    """Add each step's sum over the lanes of the products to ``sums``; the rows after the last step count for nothing."""
+    for t in range(0, steps, LANES):
+        store(sums, to + t, load(sums, to + t) + lane_sums(w, _PRODUCT + t * LANES))
+
+
+@_compiled
 def _replay(w: Flat, x: Tensors, at: tuple[int, int, int], a: Any, h: Any, sums: Flat, steps: int) -> None:
     """Walk a chunk again from its kept state, keeping e_t and e_t h_(t-1), and add to y and to the gradient of C."""
-    to = sums.size // 2 + at[2]
     for t in range(steps):
         i = t * LANES
         decay = exp2(load(w, _STEP + i) * a)
@@ -322,7 +328,8 @@ def _replay(w: Flat, x: Tensors, at: tuple[int, int, int], a: Any, h: Any, sums:
         store(w, _DECAYED + i, decayed)
         h = fma(load(w, _SCALED + i), spread(x.B, at[0] + t), decayed)
         store(w, _OUT + i, fma(h, spread(x.C, at[1] + t), load(w, _OUT + i)))
-        store(sums, to + i, fma(h, load(w, _GRAD + i), load(sums, to + i)))
+        store(w, _PRODUCT + i, h * load(w, _GRAD + i))
+    _add_lane_sums(w, sums, sums.size // 2 + at[2], steps)
 
 
 @_compiled
@@ -338,8 +345,9 @@ def _walk_back(
         p = g * load(w, _DECAYED + i)
         store(w, _SUM_A + i, fma(p, a, load(w, _SUM_A + i)))
         grad_a = fma(p, load(w, _STEP + i), grad_a)
-        store(sums, at[2] + i, fma(g, load(w, _SCALED + i), load(sums, at[2] + i)))
+        store(w, _PRODUCT + i, g * load(w, _SCALED + i))
         carry = g * load(w, _DECAY + i)
+    _add_lane_sums(w, sums, at[2], steps)
     return carry, grad_a
 
 
@@ -381,24 +389,10 @@ def _finish(s: Layout, work: Work, k: int, steps: int) -> None:
     store(work.grad_bias, row, load(work.grad_bias, row) + grad_bias)
 
 
-@_compiled
-def _drain_sums(sums: Flat, at: int, target: Flat, to: int, steps: int) -> None:
-    """Write the sums over the lanes of ``steps`` vectors from ``at`` on to ``target`` from ``to`` on."""
-    row = np.empty(LANES, sums.dtype)
-    for t in range(0, steps, LANES):
-        total = lane_sums(sums, at + t * LANES)
-        if t + LANES <= steps:
-            store(target, to + t, total)
-        else:
-            store(row, 0, total)
-            for c in range(steps - t):
-                target[to + t + c] = row[c]
-
-
 def backward_task(x: Tensors, s: Layout, grad: Flat, last: Flat, kept: Flat, grads: Tensors, index: int) -> None:
     """Write one task's gradients; those of A, D and bias are per sample, those of B and C per task."""
     task = _task(s, index)
-    half = s.states * CHUNK * LANES
+    half = s.states * CHUNK
     work = _work(x, s, task, _BACKWARD_TILES, 2 * half)
     w = work.tiles
     if last.size:
@@ -424,8 +418,9 @@ def backward_task(x: Tensors, s: Layout, grad: Flat, last: Flat, kept: Flat, gra
                 _drain(w, _OUT, grads.z, to, s.length, size)
         for n in range(s.states):
             to = (index * s.states + n) * s.length + first
-            _drain_sums(work.sums, n * CHUNK * LANES, grads.B, to, steps)
-            _drain_sums(work.sums, half + n * CHUNK * LANES, grads.C, to, steps)
+            for t in range(steps):
+                grads.B[to + t] = work.sums[n * CHUNK + t]
+                grads.C[to + t] = work.sums[half + n * CHUNK + t]
     _gather(work.grad_A, grads.A, s, task, s.states)
     _gather(work.grad_skip, grads.D, s, task, 1)
     _gather(work.grad_bias, grads.bias, s, task, 1)
