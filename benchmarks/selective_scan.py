@@ -1,10 +1,11 @@
 """Times the selective scan against what a user would otherwise run, side by side in one process.
 
-Peers: the plain step loop (this package's ``reference`` backend), the parallel scan of the PyPI package mambapy, and,
-for a whole Mamba block, the path that transformers takes without CUDA kernels; a peer that cannot be imported is left
-out and the table says so. Inputs are random float32 of batch 1 with skip, gate, bias and softplus. Each time is the
-best of several runs in which the variants take turns; memory is the peak above the resident size before the call, in a
-fresh process on one thread. Writes benchmarks/selective_scan.json and prints a table.
+Peers: the plain step loop (this package's ``reference`` backend), the parallel scan of the PyPI package mambapy, and
+the loop of transformers' Mamba without CUDA kernels (its backward pass is quadratic in the length, so it is run on
+the shortest shape only); a peer that cannot be imported is left out and the table says so. Inputs are random float32 of
+batch 1 with skip, gate, bias and softplus. Each time is the best of several runs in which the variants take turns;
+memory is the peak above the resident size before the call, in a fresh process on one thread. Writes
+benchmarks/selective_scan.json and prints a table.
 
     python benchmarks/selective_scan.py [--quick] [--threads 1 2]
 """
@@ -28,7 +29,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pentad.core.layers.mamba import Mamba
 from pentad.core.layers.selective_scan import selective_scan
 
 # name: channels, groups, states, length
@@ -37,9 +37,10 @@ SHAPES = {
     "L 4096": (192, 1, 16, 4096),
     "L 16384": (192, 1, 16, 16384),
     "4 routes 64x64, N 1": (768, 4, 1, 4096),
-    "block, L 1024": (192, 0, 16, 1024),
 }
 QUICK = ("L 1024", "4 routes 64x64, N 1")
+# Steps up to which a loop whose backward pass is quadratic in them is run backwards.
+LONGEST_QUADRATIC = 1024
 # A run this long is not repeated more than twice.
 LONG_SECONDS = 5.0
 MOST_RUNS, ENOUGH_SECONDS = 24, 4.0
@@ -94,30 +95,33 @@ def scan_variants(shape: tuple[int, int, int, int], gradients: bool) -> dict[str
     }
     with contextlib.suppress(ImportError):
         made["mambapy"] = mambapy_scan(leaves)
+    one_group, length = shape[1] == 1, shape[3]
+    if one_group and (length <= LONGEST_QUADRATIC or not gradients):
+        with contextlib.suppress(ImportError, AttributeError):
+            made["transformers"] = transformers_scan(leaves)
     return made
 
 
-def block_variants(shape: tuple[int, int, int, int], gradients: bool) -> dict[str, Call]:
-    """Return the callables of a whole Mamba block of ``shape[0]`` inner channels by variant name."""
-    channels, _, states, length = shape
-    features = channels // 2
-    x = torch.randn(1, length, features, requires_grad=gradients)
-    ours = Mamba(features, states)
-    made: dict[str, Call] = {"pentad": lambda: ours(x)}
-    with contextlib.suppress(ImportError):
-        module: Any = importlib.import_module("transformers.models.mamba.modeling_mamba")
-        config = importlib.import_module("transformers").MambaConfig(
-            hidden_size=features, state_size=states, num_hidden_layers=1, use_mambapy=False
+def transformers_scan(leaves: dict[str, Any]) -> Call:
+    """Return the step loop that transformers runs without CUDA kernels."""
+    module: Any = importlib.import_module("transformers.models.mamba.modeling_mamba")
+    x = {name: value.detach().requires_grad_(value.requires_grad) for name, value in leaves.items()}
+    matrices = [x[name][:, 0].detach().requires_grad_(x[name].requires_grad) for name in ("B", "C")]
+    others = {name: x[name] for name in ("D", "z", "delta_bias")}
+
+    def call() -> Tensor:
+        out: Tensor = module.mamba_selective_scan(
+            x["u"], x["delta"], x["A"], *matrices, **others, delta_softplus=True, use_mambapy=False
         )
-        mixer = module.MambaMixer(config, layer_idx=0)
-        made["transformers"] = lambda: mixer.slow_forward(x)
-    return made
+        return out
+
+    module.mamba_selective_scan  # noqa: B018 - older releases have none
+    return call
 
 
 def variants(name: str, gradients: bool) -> dict[str, Call]:
     """Return the callables of a shape by its name, each made into a whole step."""
-    shape = SHAPES[name]
-    calls = (scan_variants if shape[1] else block_variants)(shape, gradients)
+    calls = scan_variants(SHAPES[name], gradients)
 
     def step(call: Call) -> Call:
         def forward() -> Tensor:

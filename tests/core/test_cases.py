@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pentad.core.cases import Case, Rejection, assign_splits, k_folds, read_cases, write_cases, write_rejections
+from pentad.core.cases import Case, Rejection, assign_splits, read_cases, write_cases, write_rejections
 from pentad.core.errors import UsageError
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -81,20 +81,6 @@ def test_a_group_given_two_splits_is_refused():
 def test_shares_that_do_not_sum_to_one_are_refused():
     with pytest.raises(UsageError, match="do not sum to 1"):
         assign_splits(make_cases(["a"]), {"train": 0.5, "test": 0.4}, seed=0)
-
-
-@given(st.integers(2, 5), st.integers(0, 5))
-def test_folds_part_the_cases_by_group_and_nearly_evenly(folds, seed):
-    cases = make_cases([f"g{n // 2}" for n in range(30)])
-    parts = k_folds(cases, folds, seed)
-    assert sorted(case.id for part in parts for case in part) == [case.id for case in cases]
-    assert sum(len({case.group for case in part}) for part in parts) == 15
-    assert max(map(len, parts)) - min(map(len, parts)) <= 2
-
-
-def test_more_folds_than_groups_are_refused():
-    with pytest.raises(UsageError, match="3 folds of 2 groups"):
-        k_folds(make_cases(["a", "a", "b"]), 3, seed=0)
 
 
 def test_no_rejection_leaves_an_empty_file(tmp_path):

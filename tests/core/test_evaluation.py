@@ -59,12 +59,6 @@ def test_a_wrong_model_ends_the_whole_evaluation():
         evaluate(CASES, wrong_model)
 
 
-def test_rows_are_reported_as_they_come():
-    seen = []
-    rows = evaluate(CASES, score, on_row=seen.append)
-    assert seen == rows
-
-
 def test_a_summary_counts_only_cases_with_a_value_and_draws_patients(rows):
     summary = summarise(rows, seed=7)
     dice = bootstrap_interval([0.9, 0.89, 0.86, 0.85], seed=7, groups=["a", "a", "c", "c"])

@@ -56,8 +56,8 @@ def test_an_unknown_operator_names_the_nearest(changed):
         parity.check([changed(lambda spec: spec.update(op="mamba_blok"))])
 
 
-def test_a_model_of_a_package_that_is_not_there_names_the_package(tmp_path):
-    with pytest.raises(UsageError, match=r"PTD-272 .*'hts_at'; install pentad-audio"):
+def test_a_model_of_a_package_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(UsageError, match=r"PTD-273 .*checks 'hts_at'.*install the pentad package that has it"):
         parity.check([written(tmp_path, '{"model": "hts_at"}')])
 
 
@@ -98,5 +98,5 @@ def test_nothing_is_computed_if_one_file_of_several_is_bad(tmp_path, capsys):
 
 def test_a_check_that_cannot_be_imported_names_what_to_install():
     point = EntryPoint("u_mamba", "pentad.no_such_module:u_mamba", parity.GROUP)
-    with pytest.raises(UsageError, match=r"PTD-275 .*no_such_module.*install pentad-medical again"):
+    with pytest.raises(UsageError, match=r"PTD-275 .*no_such_module.*install the package again"):
         parity._load(point, BLOCK)

@@ -111,7 +111,7 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
         UsageError: The folder is taken, or cannot be written.
     """
     folder = folder.absolute()
-    _refuse_taken(folder, overwrite)
+    check_target(folder, overwrite=overwrite)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as name_of_part:
@@ -142,7 +142,12 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
     return digest
 
 
-def _refuse_taken(folder: Path, overwrite: bool) -> None:
+def check_target(folder: Path, *, overwrite: bool) -> None:
+    """See that a bundle may be written to ``folder``, before the hours that it takes to train one.
+
+    Raises:
+        UsageError: Something is there, or with ``overwrite`` something that is no bundle.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:

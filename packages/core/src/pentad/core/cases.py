@@ -170,23 +170,6 @@ def assign_splits(cases: Sequence[Case], fractions: Mapping[str, float], seed: i
     return [case.model_copy(update={"split": name}) for case, name in zip(cases, split, strict=True)]
 
 
-def k_folds(cases: Sequence[Case], folds: int, seed: int) -> list[list[Case]]:
-    """Part the cases into ``folds`` lists of nearly equal size that never share a group.
-
-    Raises:
-        UsageError: There are fewer groups than folds.
-    """
-    groups = _shuffled_groups(cases, seed)
-    if not 2 <= folds <= len(groups):
-        raise UsageError(
-            "PTD-206", f"{folds} folds of {len(groups)} groups", "ask for at least 2 and at most one fold a group"
-        )
-    parts: list[list[int]] = [[] for _ in range(folds)]
-    for positions in sorted(groups, key=len, reverse=True):
-        min(parts, key=len).extend(positions)
-    return [[cases[position] for position in sorted(part)] for part in parts]
-
-
 class Rejection(BaseModel):
     """Something found in the input that does not become a case, and why.
 
@@ -194,6 +177,7 @@ class Rejection(BaseModel):
         where: The file or folder, relative to the input.
         code: Stable code, ``PTD-nnn``.
         reason: One sentence.
+        files: Every file it speaks of, relative to the input, where they are more than ``where``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -201,6 +185,7 @@ class Rejection(BaseModel):
     where: str
     code: str
     reason: str
+    files: tuple[str, ...] = ()
 
 
 def write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:

@@ -76,6 +76,17 @@ def parity(
 
 
 @app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of predict, all shards of one run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the joined run; must not exist.")],
+) -> None:
+    """Join the shards of a batch run to one run folder."""
+    from pentad.core.batch import merge as join
+
+    raise typer.Exit(join(runs, out))
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, what is fast, what is slow and how to mend it."""
     from pentad.core.doctor import findings

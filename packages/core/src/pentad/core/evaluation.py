@@ -50,8 +50,6 @@ class Row:
 def evaluate(
     cases: Iterable[Case],
     score: Callable[[Case], Mapping[str, float]],
-    *,
-    on_row: Callable[[Row], None] | None = None,
 ) -> list[Row]:
     """Return one row a case, in the order given.
 
@@ -59,15 +57,12 @@ def evaluate(
         cases: The cases to score.
         score: Predicts and scores one case; returns metrics by flat names. Errors about one case end that
             case alone; errors about the call or the model (`UsageError`, `ModelError`) end the whole.
-        on_row: Called with each row as soon as it is known, to show progress.
     """
     rows = []
     for case in cases:
         row = _score(case, score)
         rows.append(row)
         _log.log(logging.INFO if row.status == "ok" else logging.WARNING, "%s %s %s", case.id, row.status, row.reason)
-        if on_row is not None:
-            on_row(row)
     return rows
 
 

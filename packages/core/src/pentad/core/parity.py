@@ -26,24 +26,6 @@ Check = Callable[[Mapping[str, Any], "torch.dtype"], list[Row]]
 GROUP = "pentad.parity"
 DTYPES = ("float64", "float32")
 
-PACKAGES = {
-    "selective_scan": "pentad-core",
-    "mamba_block": "pentad-core",
-    "u_mamba": "pentad-medical",
-    "swin_unet": "pentad-medical",
-    "hiformer": "pentad-medical",
-    "ast": "pentad-audio",
-    "ast_kaldi_fbank": "pentad-audio",
-    "hts_at": "pentad-audio",
-    "hts_at_logmel": "pentad-audio",
-    "passt": "pentad-audio",
-    "passt_mel": "pentad-audio",
-    "changemamba": "pentad-remote-sensing",
-    "flatformer": "pentad-point-clouds",
-    "pointcloud": "pentad-point-clouds",
-}
-"""Where the handlers of the published models live, to be named to a user who lacks one."""
-
 
 def check(files: Sequence[Path], dtype: str = "float64") -> int:
     """Print the largest error of every stage of every file, and return the exit code: 0, or 1 above a tolerance.
@@ -92,15 +74,10 @@ def _prepare(path: Path) -> tuple[dict[str, Any], Check]:
     installed = {point.name: point for point in entry_points(group=GROUP)}
     if kind in installed:
         return spec, _load(installed[kind], path)
-    if kind in PACKAGES:
-        package = PACKAGES[kind]
-        raise UsageError(
-            "PTD-272", f"nothing installed checks '{kind}'", f"install {package}, or its newest version", path
-        )
     raise UsageError(
         "PTD-273",
-        f"'{kind}' is no known model or operator{nearest(kind, {*installed, *PACKAGES})}",
-        f"give a file of one of {', '.join(sorted(installed))}",
+        f"no installed package checks '{kind}'{nearest(kind, installed)}",
+        f"install the pentad package that has it, or give a file of one of {', '.join(sorted(installed))}",
         path,
     )
 
@@ -120,7 +97,7 @@ def _load(point: EntryPoint, path: Path) -> Check:
     try:
         function: Check = point.load()
     except (ImportError, AttributeError) as error:
-        package = point.dist.name if point.dist else PACKAGES.get(point.name, "the package")
+        package = point.dist.name if point.dist else "the package"
         problem = f"the check of '{point.name}' cannot be imported ({error})"
         raise UsageError("PTD-275", problem, f"install {package} again", path) from error
     return function

@@ -1,67 +1,57 @@
-"""Which stages of a pipeline would run, told from its files and lock alone, also where nothing has been made yet."""
+"""Which stages of a pipeline would run, also where nothing has been made yet and DVC's own dry run stops."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pentad.core.errors import UsageError
 
-
-def _stages(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stages in file order, a matrix stage once for each combination with its name as DVC writes it."""
-    file = folder / "dvc.yaml"
-    if not file.is_file():
-        raise UsageError(
-            "PTD-224", "no dvc.yaml here", "name the folder of a pipeline, say pipelines/liver_seg", folder
-        )
-    for name, stage in (yaml.safe_load(file.read_text(encoding="utf-8")).get("stages") or {}).items():
-        combinations = itertools.product(*stage["matrix"].values()) if "matrix" in stage else [()]
-        for values in combinations:
-            yield "@".join([name, "-".join(map(str, values))] if values else [name]), stage
+_SHOWN = 3
 
 
 def explain(folder: Path) -> list[tuple[str, str]]:
-    """Return (stage, what would happen and why) for every stage of the pipeline in ``folder``.
+    """Return (stage, whether and why it would run) for every stage of the pipeline in ``folder``, in its order.
 
-    DVC's own dry run stops at the first stage whose input has not been made. This one asks DVC for the
-    stages that changed and passes the news on: a stage that would run makes the stages below it run.
+    DVC says which stages differ from their lock; a stage below one that would run would run too.
 
     Raises:
         UsageError: There is no pipeline in the folder, or DVC is not installed.
     """
+    file = (folder / "dvc.yaml").resolve()
+    if not file.is_file():
+        raise UsageError(
+            "PTD-224", "no dvc.yaml here", "name the folder of a pipeline, say pipelines/liver_seg", folder
+        )
     try:
         from dvc.repo import Repo
     except ImportError:
         raise UsageError("PTD-225", "DVC is not installed", "install it with pip install dvc") from None
-    stages = dict(_stages(folder))
     with Repo(str(folder)) as repo:
-        changed = repo.status(targets=[str(folder / "dvc.yaml")])
-        by_name = {stage.addressing.rpartition(":")[2]: stage for stage in repo.index.stages if stage.path_in_repo}
+        stages = [stage for stage in repo.index.stages if Path(stage.path) == file]
+        news = {key.rpartition(":")[2]: changes for key, changes in repo.status(targets=[str(file)]).items()}
         reasons: dict[str, str] = {}
-        made_by = {str(out): name for name, stage in by_name.items() for out in stage.outs}
-        answer = []
-        for name in stages:
-            stage = by_name[name]
-            news = next((entry for key, entry in changed.items() if key.rpartition(":")[2] == name), None)
-            above = [made_by[str(dep)] for dep in stage.deps if made_by.get(str(dep)) in reasons]
-            if news is not None:
-                reasons[name] = _tell(news)
+        for stage in stages:
+            above = [other.name for other in stages if other.name in reasons and _feeds(other, stage)]
+            if stage.name in news:
+                reasons[stage.name] = _tell(news[stage.name])
             elif above:
-                reasons[name] = f"runs: after {', '.join(above)}"
-            answer.append((name, reasons.get(name, "up to date")))
-    return answer
+                reasons[stage.name] = f"runs: after {', '.join(above)}"
+        return [(stage.name, reasons.get(stage.name, "up to date")) for stage in stages]
 
 
-def _tell(news: list[Any]) -> str:
+def _feeds(stage: Any, other: Any) -> bool:
+    needed = [Path(dep.fs_path) for dep in other.deps]
+    made = [Path(out.fs_path) for out in stage.outs]
+    return any(out == dep or dep in out.parents or out in dep.parents for out in made for dep in needed)
+
+
+def _tell(changes: list[Any]) -> str:
     parts = []
-    for entry in news:
-        if isinstance(entry, str):
-            parts.append(entry)
+    for change in changes:
+        if isinstance(change, str):
+            parts.append(change)
         else:
-            parts += [f"{path} {state}" for inner in entry.values() for path, state in inner.items()]
-    return f"runs: {'; '.join(parts)}"
+            parts += [f"{path} {state}" for inner in change.values() for path, state in inner.items()]
+    more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    return f"runs: {'; '.join(parts[:_SHOWN])}{more}"

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pentad.core.errors import UsageError
+from pentad.core.evaluation import from_entry
 from pentad.core.files import write_text
-
-
-def format_interval(entry: dict[str, Any], digits: int = 3) -> str:
-    """Return ``0.953 [0.941, 0.964]`` for a metric with a bootstrap interval."""
-    if entry["value"] is None:
-        return "none"
-    if entry.get("low") is None:
-        return f"{entry['value']:.{digits}f}"
-    return f"{entry['value']:.{digits}f} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
 
 
 def write_row(pipeline: Path, out: Path) -> None:
     """Write the rows of one pipeline as a Markdown table: a line a model, a column a headline metric.
 
     Args:
-        pipeline: Folder with ``metrics.json``: ``{"data": …, "headline": [metric…], "models": {name: {metric: …}}}``.
+        pipeline: Folder with ``metrics.json``: ``{"data": …, "headline": "metric, metric", "models": {name: {metric: …}}}``.
         out: The Markdown file.
 
     Raises:
@@ -32,11 +23,11 @@ def write_row(pipeline: Path, out: Path) -> None:
     source = pipeline / "metrics.json"
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
-        headline, models = content["headline"], content["models"]
+        headline, models = content["headline"].split(", "), content["models"]
         rows = []
         for name, metrics in models.items():
             cells = [f"[{pipeline.name}](pipelines/{pipeline.name})", content["data"], name]
-            cells += [str(metrics[headline[0]]["n"]), *(format_interval(metrics[metric]) for metric in headline)]
+            cells += [str(metrics[headline[0]]["n"]), *(from_entry(metrics[metric]).format() for metric in headline)]
             rows.append(f"| {' | '.join(cells)} |")
     except (OSError, ValueError, KeyError):
         raise UsageError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import os
 import random
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,12 +93,11 @@ def provenance(*, seed: int | None = None, **digests: str) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Return Python, library and commit versions for a run's own record (not for files that must not change)."""
-    wanted = ("torch", "numpy", "monai", "pydicom", "highdicom")
-    found = {}
-    for name in wanted:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"commit": git_commit(), **found}
+    """Return the commit and the versions of what the installed pentad packages ask for, for a run's own record."""
+    found = {"commit": git_commit()}
+    for package in code_version():
+        requirements = importlib.metadata.requires(package) or [] if package.startswith("pentad-") else []
+        for name in (re.split(r"[^\w.-]", requirement)[0] for requirement in requirements):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(name)
+    return found

@@ -82,7 +82,8 @@ class PatchConfig:
         if len(self.patch_size) not in (2, 3) or min(self.patch_size) < 1:
             raise ValueError(f"patch_size must be 2 or 3 lengths of at least 1, not {self.patch_size}")
         if self.batch_size < 1 or not 0 <= self.foreground <= 1:
-            raise ValueError(f"batch_size {self.batch_size} must be at least 1, foreground {self.foreground} in 0 to 1")
+            problem = f"batch_size is {self.batch_size}, foreground {self.foreground}"
+            raise UsageError("PTD-388", problem, "give at least 1, and a share from 0 to 1")
 
 
 class PatchDataset(Dataset[dict[str, Tensor]]):

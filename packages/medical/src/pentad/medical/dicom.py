@@ -25,16 +25,16 @@ from pentad.medical.volumes import Volume
 
 log = logging.getLogger(__name__)
 
+_LOST = {"PTD-330", "PTD-332", "PTD-333", "PTD-344"}  # a slice refused so leaves a hole, also at the end of a stack
+
 
 class FileRejection(Rejection):
-    """A rejection with the files it speaks of.
+    """A rejection of files of one study.
 
     Attributes:
-        files: Every file, relative to the input.
         study: Study instance UID where known, in memory only: never written.
     """
 
-    files: tuple[str, ...] = Field(default=(), exclude=True)
     study: str = Field(default="", exclude=True, repr=False)
 
     @classmethod
@@ -150,15 +150,18 @@ def walk(root: Path) -> tuple[dict[Path, str], list[Rejection]]:
     return files, rejections
 
 
-def index_files(files: Mapping[Path, str]) -> tuple[list[Series], list[Rejection]]:
+def index_files(files: Mapping[Path, str], identifiers: set[str] | None = None) -> tuple[list[Series], list[Rejection]]:
     """Return the usable CT series among the given files, and a rejection for all else.
 
     Args:
         files: Path to the name that errors call it.
+        identifiers: Takes up every patient's names and numbers, where a caller must keep them from what it writes.
     """
     headers: dict[tuple[str, str], list[Header]] = {}
     patients: dict[str, set[str]] = {}
     refused: dict[tuple[str, str, str, str], list[str]] = {}
+    lost: dict[tuple[str, str], list[str]] = {}
+    known = set() if identifiers is None else identifiers
     for path, name in files.items():
         try:
             if not path.is_file():
@@ -168,15 +171,19 @@ def index_files(files: Mapping[Path, str]) -> tuple[list[Series], list[Rejection
             place = error.series or str(Path(name).parent)
             key = (error.study, place, error.code, f"{error.problem}; {error.remedy}.")
             refused.setdefault(key, []).append(name)
+            known.update(error.identifiers)
+            if error.code in _LOST:
+                lost.setdefault((error.study, error.series), []).append(name)
             continue
         # Both UIDs: careless anonymisers give the series of two studies one UID.
         headers.setdefault((header.study, header.series), []).append(header)
         patients.setdefault(header.study, set()).add(header.patient)
+        known.update(header.identifiers)
     rejections: list[Rejection] = [
         FileRejection.of(names, key[2], key[3], study=key[0]) for key, names in refused.items()
     ]
     usable = []
-    for (study, _), members in headers.items():
+    for (study, uid), members in headers.items():
         members, copies = _without_copies(members)
         rejections += copies
         names = [header.planes[0].name for header in members]
@@ -184,6 +191,9 @@ def index_files(files: Mapping[Path, str]) -> tuple[list[Series], list[Rejection
             if len(patients[study]) > 1:
                 problem = f"its study carries {len(patients[study])} patient IDs under one study UID"
                 raise CaseError("PTD-342", problem, "separate the patients", names[0])
+            if missing := lost.get((study, uid)):
+                problem = f"{len(missing)} of its slices cannot be used, each for its own reason"
+                raise CaseError("PTD-336", problem, "fetch the complete series", names[0])
             usable.append(_series(members))
         except CaseError as error:
             reason = f"{error.problem}; {error.remedy}."

@@ -57,7 +57,10 @@ _TAGS = (
     " ImageOrientationPatient PixelSpacing Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation"
     " BitsAllocated BitsStored PixelRepresentation RescaleSlope RescaleIntercept RescaleType"
     " SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence DirectoryRecordSequence"
+    " PatientBirthDate OtherPatientIDs AccessionNumber StudyDate InstitutionName ReferringPhysicianName"
 ).split()
+# Dates and UIDs are known by their form, wherever they stand.
+_IDENTIFIERS = "PatientName PatientID OtherPatientIDs AccessionNumber InstitutionName ReferringPhysicianName".split()
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,14 @@ class Header:
         description: Series description.
         kernel: Convolution kernel.
         image_type: Values of ImageType.
+        identifiers: Names and numbers that tell who the patient is, in memory only.
         planes: Its slices.
     """
 
     study: str = field(repr=False)
     series: str = field(repr=False)
     patient: str = field(repr=False)
+    identifiers: tuple[str, ...] = field(repr=False)
     frame_of_reference: str = field(repr=False)
     number: int
     description: str
@@ -136,10 +141,12 @@ class Unusable(CaseError):
     Attributes:
         study: Its study instance UID, as far as known.
         series: Its series instance UID, as far as known.
+        identifiers: As in a `Header`, as far as known.
     """
 
     study: str = ""
     series: str = ""
+    identifiers: tuple[str, ...] = ()
 
 
 def read_header(path: Path, name: str) -> Header:
@@ -165,18 +172,19 @@ def _read_header(path: Path, name: str) -> Header:
     except OSError as error:
         raise _damaged(f"cannot be read ({error.strerror or type(error).__name__})", name) from None
     study, series = _membership(dataset, path)
+    identifiers = _identifiers(dataset)
     try:
         _check_kind(dataset, path, name)
         _check_pixels(dataset, name)
         _check_complete(dataset, path, behind - _element_header(dataset), name)
         return _header(dataset, study, series, path, name)
     except Unusable as reason:
-        reason.study, reason.series = study, series
+        reason.study, reason.series, reason.identifiers = study, series, identifiers
         raise
     except Exception as error:
         # A damaged header fails anywhere in the parser, and in any way: values are converted when they are asked for.
         unusable = _damaged(f"its header is damaged ({type(error).__name__})", name)
-        unusable.study, unusable.series = study, series
+        unusable.study, unusable.series, unusable.identifiers = study, series, identifiers
         raise unusable from None
 
 
@@ -186,6 +194,13 @@ def _membership(dataset: FileDataset, path: Path) -> tuple[str, str]:
     alike = [*shared, *(str(dataset.get(keyword) or "") for keyword in ("SeriesNumber", "SeriesDescription"))]
     study = str(dataset.get("StudyInstanceUID") or "") or str(generate_uid(entropy_srcs=["study", *shared]))
     return study, str(dataset.get("SeriesInstanceUID") or "") or str(generate_uid(entropy_srcs=["series", *alike]))
+
+
+def _identifiers(dataset: FileDataset) -> tuple[str, ...]:
+    try:
+        return tuple(value for keyword in _IDENTIFIERS for value in _values(dataset, keyword) if value)
+    except Exception:  # a damaged header fails in any way, and what cannot be read cannot be known in a file's name
+        return ()
 
 
 def _damaged(problem: str, name: str) -> Unusable:
@@ -281,6 +296,7 @@ def _header(dataset: FileDataset, study: str, series: str, path: Path, name: str
         study=study,
         series=series,
         patient=str(dataset.get("PatientID") or dataset.get("PatientName") or ""),
+        identifiers=_identifiers(dataset),
         frame_of_reference=str(dataset.get("FrameOfReferenceUID") or ""),
         number=int(dataset.get("SeriesNumber") or 0),
         description=str(dataset.get("SeriesDescription") or "").strip(),

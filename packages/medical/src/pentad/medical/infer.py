@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
-from pentad.core.bundle import read_manifest
-from pentad.core.cases import Case, Rejection, input_digest, read_cases
+from pentad.core.cases import Case, Rejection, input_digest, read_cases, write_rejections
 from pentad.core.config import load_params
 from pentad.core.errors import UsageError, nearest
-from pentad.core.files import digest_json, write_json, write_text
+from pentad.core.files import digest_json, write_json
 from pentad.core.run import code_version, provenance
-from pentad.medical.dicom import FileRejection
 from pentad.medical.ingest import PrepareConfig, find_cases, harmless, load_scan
 from pentad.medical.predictors import BASELINES, Predictor, load_predictor
 from pentad.medical.selection import SelectionRules
@@ -76,7 +73,8 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
         "config": digest_json({"outputs": outputs, "select": rules.model_dump(mode="json")}),
         "code": code_version()["source"],
     }
-    cases, rejections = _cases(request, rules)
+    # What stays on the screen may name the files as they are; what is kept may not name the patient.
+    cases, rejections = _cases(request, rules, hide=not only_say)
     refused = [item for item in rejections if not harmless(item)]
     if only_say:
         return dry_run(cases, options, identity, rejections)
@@ -88,12 +86,14 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
 def _model_digest(model: str) -> str:
     if model in BASELINES or not Path(model).exists():  # a hub id is named by itself: OWNER/NAME@REVISION
         return digest_json([model, code_version()])
+    from pentad.core.bundle import read_manifest
+
     return str(read_manifest(Path(model)).get("digest", ""))
 
 
-def _cases(request: PredictRequest, rules: SelectionRules) -> tuple[list[Case], list[Rejection]]:
+def _cases(request: PredictRequest, rules: SelectionRules, *, hide: bool) -> tuple[list[Case], list[Rejection]]:
     if [path.suffix for path in request.inputs] != [".jsonl"]:
-        return find_cases(request.inputs, rules, request.key_file)
+        return find_cases(request.inputs, rules, request.key_file, hide=hide)
     # Labels stay behind: a prediction neither needs them nor must change with them.
     cases = read_cases(request.inputs[0], request.split)
     kept = [{role: path for role, path in case.files.items() if role == "source"} or case.files for case in cases]
@@ -141,8 +141,4 @@ def _segment(
 
 def _write_left_aside(items: Sequence[Rejection], folder: Path, records: Sequence[CaseRecord]) -> None:
     """Account for what any study holds beside its scan: localizers, reports, other reconstructions."""
-    lines = [
-        json.dumps({**item.model_dump(), "files": item.files if isinstance(item, FileRejection) else ()})
-        for item in items
-    ]
-    write_text(folder / "left_aside.jsonl", "".join(line + "\n" for line in lines))
+    write_rejections(folder / "left_aside.jsonl", items)

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from pentad.core.cases import Case, Rejection, assign_splits, write_cases
+from pentad.core.cases import Case, Rejection, assign_splits, write_cases, write_rejections
 from pentad.core.errors import CaseError, NoInputError, UsageError
-from pentad.core.files import write_json, write_text
+from pentad.core.files import write_json
 from pentad.medical.dicom import FileRejection, Series, index_files, read_series, walk
 from pentad.medical.layouts import LAYOUTS, Pair, find_pairs, is_nifti, unique_ids
-from pentad.medical.privacy import load_key, pseudonym
+from pentad.medical.privacy import hide_patients, load_key, pseudonym
 from pentad.medical.selection import SelectionRules, choose
 from pentad.medical.volumes import (
     Volume,
@@ -67,7 +67,11 @@ def harmless(rejection: Rejection) -> bool:
 
 
 def find_cases(
-    inputs: Path | Sequence[Path], rules: SelectionRules | None = None, key_file: Path | None = None
+    inputs: Path | Sequence[Path],
+    rules: SelectionRules | None = None,
+    key_file: Path | None = None,
+    *,
+    hide: bool = False,
 ) -> tuple[list[Case], list[Rejection]]:
     """Return a case for every DICOM study and NIfTI image below the inputs, and a rejection for all else.
 
@@ -79,6 +83,8 @@ def find_cases(
         inputs: Folders or files.
         rules: Which series of a study is taken.
         key_file: Key of the pseudonyms, made where there is none; the user's own by default.
+        hide: Put pseudonyms for the names, numbers, dates and UIDs of patients that stand in the names of files: what
+            is written to a run's folder needs it, what is shown once on a screen is clearer without.
 
     Raises:
         UsageError: An input does not exist (PTD-412), or the key cannot be used (PTD-417, 418).
@@ -95,20 +101,24 @@ def find_cases(
         rejections += unreadable
     # NIfTI goes by its name: its headers have no mark in the first bytes that DICOM files lack.
     images = {path: name for path, name in files.items() if is_nifti(path)}
-    series, more = index_files({path: name for path, name in files.items() if path not in images})
-    studies, rest = _studies(series, more, rules or SelectionRules(), key_file)
+    identifiers: set[str] = set()
+    series, more = index_files({path: name for path, name in files.items() if path not in images}, identifiers)
+    # Inputs without DICOM need no pseudonyms, so no key is made for them.
+    key = load_key(key_file) if series or identifiers else b""
+    studies, rest = _studies(series, more, rules or SelectionRules(), key)
     scans, bad = _nifti_cases(images)
-    return [*studies, *scans], sorted([*rejections, *rest, *bad], key=lambda item: (item.where, item.code))
+    told = sorted([*rejections, *rest, *bad], key=lambda item: (item.where, item.code))
+    if hide and key:
+        told = hide_patients(told, {item.name for item in series}, identifiers, key)
+    return [*studies, *scans], told
 
 
 def _studies(
-    series: Sequence[Series], rejections: Sequence[Rejection], rules: SelectionRules, key_file: Path | None
+    series: Sequence[Series], rejections: Sequence[Rejection], rules: SelectionRules, key: bytes
 ) -> tuple[list[Case], list[Rejection]]:
     grouped: dict[str, list[Series]] = {}
     for item in series:
         grouped.setdefault(item.study_uid, []).append(item)
-    # Inputs without DICOM need no pseudonyms, so no key is made for them.
-    key = load_key(key_file) if grouped else b""
     cases, done, kept = [], set(), list(rejections)
     for study, members in grouped.items():
         chosen, others = choose(members, rules)
@@ -156,7 +166,8 @@ def load_scan(case: Case, rules: SelectionRules | None = None) -> Scan:
     Raises:
         CaseError: It is no usable CT volume.
     """
-    slices = {Path(path): Path(path).name for role, path in case.files.items() if role.startswith(_SLICE)}
+    # By their role, as in the case's record: the names that hospitals give to files often tell the patient.
+    slices = {Path(path): role for role, path in case.files.items() if role.startswith(_SLICE)}
     source = Path(case.files.get("source", case.files.get("image", "")))
     if not slices and source.is_dir():
         slices, _ = walk(source)
@@ -295,11 +306,7 @@ def _statement(raw: Path) -> dict[str, str | bool]:
 
 def _finish(partial: Path, out: Path, done: _Prepared) -> None:
     write_cases(partial / "cases.jsonl", done.cases)
-    lines = [
-        {**item.model_dump(), "files": item.files if isinstance(item, FileRejection) else ()}
-        for item in done.rejections
-    ]
-    write_text(partial / "rejected.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    write_rejections(partial / "rejected.jsonl", done.rejections)
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)

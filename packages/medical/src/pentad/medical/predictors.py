@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pentad.core.bundle import load_bundle
 from pentad.core.files import digest_bytes
 from pentad.core.run import code_version, pick_device
-from pentad.medical.models import MODELS
-from pentad.medical.predict import Prediction, Settings, predict_volume
-from pentad.medical.threshold import predict_threshold
 from pentad.medical.volumes import Volume
 
-BASELINES: dict[str, Callable[[Volume], Prediction]] = {"threshold": predict_threshold}
+if TYPE_CHECKING:  # batch inference asks for the names alone before its workers load a model
+    from pentad.medical.predict import Prediction
+
+BASELINES = ("threshold",)
+"""Predictors without weights."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,14 @@ def load_predictor(source: str, device: str = "auto", *, offline: bool = False) 
         UsageError: The device is not there.
     """
     if source in BASELINES:
+        from pentad.medical.threshold import predict_threshold
+
         digest = digest_bytes(code_version()["source"].encode())
-        return Predictor(source, digest, {"liver": 1, "lesion": 2}, {"code": "Apache-2.0"}, BASELINES[source])
+        return Predictor(source, digest, {"liver": 1, "lesion": 2}, {"code": "Apache-2.0"}, predict_threshold)
+    from pentad.core.bundle import load_bundle
+    from pentad.medical.models import MODELS
+    from pentad.medical.predict import Settings, predict_volume
+
     bundle = load_bundle(source, "medical", {name: cls for name, (_, cls) in MODELS.items()}, offline=offline)
     settings = Settings.from_mapping(bundle.settings)
     run = partial(predict_volume, bundle.model, settings, device=pick_device(device))

@@ -23,14 +23,11 @@ from pentad.core.run import code_version
 from pentad.medical.page import three_planes
 from pentad.medical.volumes import canonical, read_label, read_nifti
 
-HEADLINE = (
-    "liver_dice",
-    "lesion_dice",
-    "liver_nsd",
-    "lesion_nsd",
-    "liver_hd95_mm",
-    "lesion_hd95_mm",
-    "lesion_f1_pooled",
+HEADLINE = ("liver_dice", "lesion_dice", "liver_nsd", "lesion_nsd", "lesion_f1_pooled")
+SHOWN = (
+    *("liver_dice", "liver_nsd", "liver_hd95_mm", "liver_volume_absolute_error_ml"),
+    *("lesion_dice", "lesion_nsd", "lesion_hd95_mm", "lesion_volume_absolute_error_ml"),
+    *("lesion_precision_pooled", "lesion_recall_pooled", "lesion_f1_pooled", "lesion_f1_any_pooled"),
 )
 PAIRED = ("liver_dice", "lesion_dice", "liver_nsd", "lesion_nsd", "lesion_f1")
 SIZES_MM = (0.0, 10.0, 20.0, float("inf"))
@@ -89,6 +86,7 @@ def report(
     }
     metrics: dict[str, Any] = {
         "data": "synthetic" if data["synthetic"] else "real",
+        "headline": ", ".join(HEADLINE),
         "models": {
             entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
         },
@@ -167,7 +165,7 @@ def _blocks(
 ) -> list[Block]:
     blocks: list[Block] = [SYNTHETIC] if data["synthetic"] else []
     rows: list[list[Cell]] = [
-        [name, *(from_entry(entry.metrics[name]) for entry in found)] for name in HEADLINE if name in found[0].metrics
+        [name, *(from_entry(entry.metrics[name]) for entry in found)] for name in SHOWN if name in found[0].metrics
     ]
     note = "Mean over cases with a 95 % bootstrap interval; pooled: over all lesions. threshold needs no weights."
     blocks.append(Table(["metric", *(entry.name for entry in found)], rows, "Held-out cases", note))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pentad.core.bundle import save_bundle
+from pentad.core.bundle import check_target, save_bundle
 from pentad.core.cases import data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
 from pentad.core.files import digest_file, digest_json
@@ -24,10 +24,6 @@ from pentad.medical.models import build
 from pentad.medical.plan import Plan, read_plan
 from pentad.medical.postprocess import PostProcessing
 from pentad.medical.predict import Settings
-
-logger = logging.getLogger(__name__)
-
-LICENCES = {"code": "Apache-2.0", "weights": "of the training data", "data": "see the data's own licence"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +84,7 @@ class TrainRequest:
 
 def train(request: TrainRequest) -> str:
     """Train one model, write its bundle and return a one-line summary."""
+    check_target(request.out, overwrite=request.overwrite)
     made = read_plan(request.plan)
     config = replace(load_params(request.params, "train", TrainConfig, request.overrides), batch_size=made.batch_size)
     augmentation = load_params(request.params, "augment", AugmentConfig)
@@ -119,11 +116,17 @@ def train(request: TrainRequest) -> str:
         settings=settings.to_mapping(),
         card=_card(request.model, made, config, len(cases), parameters),
         provenance=statement,
-        licences=LICENCES,
+        licences=_licences(request.table),
         overwrite=request.overwrite,
     )
     shutil.rmtree(request.run / "checkpoint", ignore_errors=True)  # the run is over: a repetition starts afresh
     return f"{request.model}: {parameters / 1e6:.2f} M parameters, {result.steps} steps in {result.seconds:.0f} s"
+
+
+def _licences(table: Path) -> dict[str, str]:
+    """Weights carry their data's licence: what a licence of data says of models trained on them is for the user."""
+    said = json.loads((table.parent / "dataset.json").read_text(encoding="utf-8"))["licence"]
+    return {"code": "Apache-2.0", "weights": f"as the training data: {said}", "data": said}
 
 
 def _card(name: str, made: Plan, config: TrainConfig, cases: int, parameters: int) -> str:

@@ -7,6 +7,7 @@ head (LPS). NIfTI counts towards right, front and head, so its first two world a
 from __future__ import annotations
 
 import itertools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ SPACING_MM = (0.05, 25.0)
 """Voxel edges outside this range are no measurement of a person."""
 
 _nibabel: Any = nibabel  # half of its functions carry no types
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it mends headers aloud; we read what they state
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SQUARE = 1e-3  # largest cosine between two axes: rounding of a stored quaternion stays below, a shear does not
 _MAX_LABEL = 255

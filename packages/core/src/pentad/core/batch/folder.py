@@ -23,7 +23,7 @@ FORMAT = "pentad.run/1"
 RUN, JOURNAL, EVENTS, WORKLIST, REJECTED = "run.json", "journal.jsonl", "events.jsonl", "worklist.csv", "rejected.jsonl"
 CASES, SCRATCH, LOCK = "cases", ".work", ".lock"
 
-_OWN = {RUN, JOURNAL, EVENTS, WORKLIST, REJECTED, CASES, SCRATCH, LOCK}
+OWN = {RUN, JOURNAL, EVENTS, WORKLIST, REJECTED, CASES, SCRATCH, LOCK}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -175,7 +175,7 @@ def _is_run(folder: Path) -> bool:
         read_state(folder)
     except UsageError:
         # A run killed in its first moment has its folder, but no run.json yet, or half of one.
-        return folder.is_dir() and all(path.name in _OWN or _is_part(path) for path in folder.iterdir())
+        return folder.is_dir() and all(path.name in OWN or _is_part(path) for path in folder.iterdir())
     return True
 
 

@@ -12,6 +12,7 @@ from pentad.core.batch.folder import (
     CASES,
     EVENTS,
     JOURNAL,
+    OWN,
     REJECTED,
     WORKLIST,
     RunState,
@@ -26,6 +27,7 @@ from pentad.core.batch.resuming import files_match
 from pentad.core.batch.worklist import worst_first, write_worklist
 from pentad.core.cases import Rejection, write_rejections
 from pentad.core.errors import UsageError
+from pentad.core.files import digest_file
 from pentad.core.run import code_version, environment
 
 
@@ -117,6 +119,7 @@ def _join(parts: Sequence[_Part], folder: Path, finish: Callable[[Path, list[Cas
         for record in records:
             write_record(journal, record)
     write_rejections(folder / REJECTED, rejections)
+    _copy_shared(parts, folder)
     refused = [
         CaseRecord(case=item.where, status="rejected", code=item.code, reason=item.reason) for item in rejections
     ]
@@ -126,6 +129,16 @@ def _join(parts: Sequence[_Part], folder: Path, finish: Callable[[Path, list[Cas
     state = _joined_state(parts, folder, records, len(refused))
     write_state(folder, state)
     return state.exit_code or 0
+
+
+def _copy_shared(parts: Sequence[_Part], folder: Path) -> None:
+    """Copy what the domain left at the top of every part with the same content, such as files set aside."""
+    for path in sorted(parts[0].folder.iterdir()):
+        same = [part.folder / path.name for part in parts]
+        if path.name in OWN or not all(other.is_file() for other in same):
+            continue
+        if len({digest_file(other) for other in same}) == 1:
+            shutil.copy2(path, folder / path.name)
 
 
 def _link_case(source: Path, target: Path, record: CaseRecord) -> None:

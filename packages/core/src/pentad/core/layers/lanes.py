@@ -5,7 +5,8 @@ type of its own the compiled code is that of the written expressions. The code i
 becomes AVX-512, AVX2, SSE or NEON as the machine has it. Only sums and products written as `fma` are fused, and nothing
 is reassociated, so results do not depend on the compiler's choices.
 
-Inside compiled functions: ``a + b``, ``a - b``, ``a * b`` on vectors, and the functions below.
+Inside compiled functions: ``a + b``, ``a - b``, ``a * b`` on vectors, and the functions below. A tile is a run of
+vectors, one per step, that copies a part of a tensor with its channels side by side.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+import numba
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+from numpy.typing import NDArray
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Flat = NDArray[Any]
 
 COUNT = 16
 
@@ -301,3 +308,48 @@ def lane_sums(typing: Any, array: Any, index: Any) -> Any:
         return rows[0]
 
     return Lanes(array.dtype)(array, types.intp), codegen
+
+
+def compiled(function: Function) -> Function:
+    """Return the function as part of whichever compiled function calls it."""
+    return cast(Function, numba.njit(error_model="numpy")(function))
+
+
+@compiled
+def scratch(like: Flat, size: int) -> Flat:
+    """Return zeros whose first element starts a cache line."""
+    raw = np.zeros(size + COUNT, like.dtype)
+    start = -(raw.ctypes.data // raw.itemsize) % COUNT
+    return raw[start : start + size]
+
+
+@compiled
+def fill(w: Flat, tile: int, source: Flat, at: int, strides: tuple[int, int, int], size: tuple[int, int]) -> None:
+    """Copy ``size`` (lanes, steps) of a tensor from ``at`` on to a tile; missing lanes become 0."""
+    (_, along, step), (lanes, steps) = strides, size
+    done = 0
+    if lanes == COUNT and step == 1:
+        for t in range(0, steps - COUNT + 1, COUNT):
+            transpose(source, at + t, along, w, tile + t * COUNT, COUNT)
+            done = t + COUNT
+    elif lanes == COUNT and along == 1:
+        for t in range(steps):
+            store(w, tile + t * COUNT, load(source, at + t * step))
+        done = steps
+    for t in range(done, steps):
+        for c in range(COUNT):
+            w[tile + t * COUNT + c] = source[at + c * along + t * step] if c < lanes else 0.0
+
+
+@compiled
+def drain(w: Flat, tile: int, target: Flat, at: int, length: int, size: tuple[int, int]) -> None:
+    """Copy ``size`` (lanes, steps) of a tile to a contiguous tensor's place ``at``."""
+    lanes, steps = size
+    done = 0
+    if lanes == COUNT:
+        for t in range(0, steps - COUNT + 1, COUNT):
+            transpose(w, tile + t * COUNT, COUNT, target, at + t, length)
+            done = t + COUNT
+    for t in range(done, steps):
+        for c in range(lanes):
+            target[at + c * length + t] = w[tile + t * COUNT + c]

@@ -14,31 +14,27 @@ its kept state, then back. Equations and adjoints: arXiv 2312.00752 and the chai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
-
-import numba
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple
 
 from pentad.core.layers.lanes import (
     COUNT,
+    Flat,
+    compiled,
+    drain,
     exp2,
     exp_minus_abs,
+    fill,
     fma,
     lane_sums,
     load,
+    scratch,
     sigmoid,
     softplus,
     spread,
     store,
-    transpose,
     zeros,
 )
 from pentad.core.layers.selective_scan import CHUNK, LANES
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-Flat = NDArray[Any]
 
 assert COUNT == LANES, "the checkpoints are laid out in vectors"
 
@@ -112,19 +108,7 @@ class Work(NamedTuple):
     grad_bias: Flat
 
 
-def _compiled(function: _Function) -> _Function:
-    return cast(_Function, numba.njit(error_model="numpy")(function))
-
-
-@_compiled
-def _scratch(like: Flat, size: int) -> Flat:
-    """Return zeros whose first element starts a cache line."""
-    raw = np.zeros(size + LANES, like.dtype)
-    start = -(raw.ctypes.data // raw.itemsize) % LANES
-    return raw[start : start + size]
-
-
-@_compiled
+@compiled
 def _task(s: Layout, index: int) -> Task:
     sample, part = index // s.parts, index % s.parts
     blocks = -(-s.width // LANES)
@@ -132,20 +116,20 @@ def _task(s: Layout, index: int) -> Task:
     return Task(sample // s.groups, sample % s.groups, first, end - first, index)
 
 
-@_compiled
+@compiled
 def _channels(s: Layout, task: Task, k: int) -> tuple[int, int]:
     """Return the first channel of the task's block ``k`` and how many there are."""
     start = (task.first + k) * LANES
     return task.group * s.width + start, min(LANES, s.width - start)
 
 
-@_compiled
+@compiled
 def _work(x: Tensors, s: Layout, task: Task, tiles: int, sums: int) -> Work:
     """Return the task's memory with its constants; lanes without a channel stay 0, and so does all they compute."""
     u, states, rows = x.u, task.blocks * s.states * LANES, task.blocks * LANES
-    tile, total, carry = _scratch(u, tiles * _PITCH), _scratch(u, sums), _scratch(u, states)
-    A, scaled, grad_A = _scratch(u, states), _scratch(u, states), _scratch(u, states)
-    skip, bias, grad_skip, grad_bias = _scratch(u, rows), _scratch(u, rows), _scratch(u, rows), _scratch(u, rows)
+    tile, total, carry = scratch(u, tiles * _PITCH), scratch(u, sums), scratch(u, states)
+    A, scaled, grad_A = scratch(u, states), scratch(u, states), scratch(u, states)
+    skip, bias, grad_skip, grad_bias = scratch(u, rows), scratch(u, rows), scratch(u, rows), scratch(u, rows)
     if s.skip:
         _spread_out(x.D, skip, s, task, (0, 1))
     if s.bias:
@@ -156,7 +140,7 @@ def _work(x: Tensors, s: Layout, task: Task, tiles: int, sums: int) -> Work:
     return Work(tile, total, A, scaled, carry, skip, bias, grad_A, grad_skip, grad_bias)
 
 
-@_compiled
+@compiled
 def _spread_out(source: Flat, target: Flat, s: Layout, task: Task, shape: tuple[int, int]) -> None:
     """Copy the task's part of a contiguous (batch, channels, values) tensor to vectors; ``shape``: batch, values."""
     batch, values = shape
@@ -168,7 +152,7 @@ def _spread_out(source: Flat, target: Flat, s: Layout, task: Task, shape: tuple[
                 target[(k * values + n) * LANES + c] = source[at]
 
 
-@_compiled
+@compiled
 def _gather(source: Flat, target: Flat, s: Layout, task: Task, values: int) -> None:
     """Copy vectors of ``values`` per channel to the task's part of a contiguous (batch, channels, values) tensor."""
     for k in range(task.blocks):
@@ -179,49 +163,17 @@ def _gather(source: Flat, target: Flat, s: Layout, task: Task, values: int) -> N
                 target[to] = source[(k * values + n) * LANES + c]
 
 
-@_compiled
-def _fill(w: Flat, tile: int, source: Flat, at: int, strides: tuple[int, int, int], size: tuple[int, int]) -> None:
-    """Copy ``size`` (lanes, steps) of a tensor from ``at`` on to a tile; missing lanes become 0."""
-    (_, along, step), (lanes, steps) = strides, size
-    done = 0
-    if lanes == LANES and step == 1:
-        for t in range(0, steps - LANES + 1, LANES):
-            transpose(source, at + t, along, w, tile + t * LANES, LANES)
-            done = t + LANES
-    elif lanes == LANES and along == 1:
-        for t in range(steps):
-            store(w, tile + t * LANES, load(source, at + t * step))
-        done = steps
-    for t in range(done, steps):
-        for c in range(LANES):
-            w[tile + t * LANES + c] = source[at + c * along + t * step] if c < lanes else 0.0
-
-
-@_compiled
-def _drain(w: Flat, tile: int, target: Flat, at: int, length: int, size: tuple[int, int]) -> None:
-    """Copy ``size`` (lanes, steps) of a tile to a contiguous tensor's place ``at``."""
-    lanes, steps = size
-    done = 0
-    if lanes == LANES:
-        for t in range(0, steps - LANES + 1, LANES):
-            transpose(w, tile + t * LANES, LANES, target, at + t, length)
-            done = t + LANES
-    for t in range(done, steps):
-        for c in range(lanes):
-            target[at + c * length + t] = w[tile + t * LANES + c]
-
-
-@_compiled
+@compiled
 def _fill_steps(w: Flat, x: Tensors, s: Layout, place: tuple[int, int, int], size: tuple[int, int]) -> None:
     """Fill the tiles of u and of the raw step for the lanes that start at ``place`` (batch, channel, step)."""
     b, c, t = place
-    _fill(w, _INPUT, x.u, b * s.u[0] + c * s.u[1] + t * s.u[2], s.u, size)
-    _fill(w, _STEP, x.delta, b * s.delta[0] + c * s.delta[1] + t * s.delta[2], s.delta, size)
+    fill(w, _INPUT, x.u, b * s.u[0] + c * s.u[1] + t * s.u[2], s.u, size)
+    fill(w, _STEP, x.delta, b * s.delta[0] + c * s.delta[1] + t * s.delta[2], s.delta, size)
     if s.gate:
-        _fill(w, _GATE, x.z, b * s.z[0] + c * s.z[1] + t * s.z[2], s.z, size)
+        fill(w, _GATE, x.z, b * s.z[0] + c * s.z[1] + t * s.z[2], s.z, size)
 
 
-@_compiled
+@compiled
 def _start_steps(w: Flat, s: Layout, bias: Any, skip: Any, steps: int, slopes: int) -> None:
     """Turn raw steps into steps d, with d u, D u and, for the way back, the slope of softplus beside them."""
     for i in range(0, steps * LANES, LANES):
@@ -237,7 +189,7 @@ def _start_steps(w: Flat, s: Layout, bias: Any, skip: Any, steps: int, slopes: i
         store(w, _OUT + i, u * skip)
 
 
-@_compiled
+@compiled
 def _advance(w: Flat, x: Tensors, at: tuple[int, int, int], a: Any, h: Any, steps: int) -> Any:
     """Return the state after the chunk and add C h to the tile of outputs; ``at`` are the places in B and C."""
     for t in range(steps):
@@ -247,21 +199,21 @@ def _advance(w: Flat, x: Tensors, at: tuple[int, int, int], a: Any, h: Any, step
     return h
 
 
-@_compiled
+@compiled
 def _matrix_places(s: Layout, task: Task, n: int, t: int) -> tuple[int, int, int]:
     """Return where state ``n`` and step ``t`` lie in B and C, and where the state lies in the sums of a chunk."""
     at_b = task.batch * s.B[0] + task.group * s.B[1] + n * s.B[2] + t
     return at_b, task.batch * s.C[0] + task.group * s.C[1] + n * s.C[2] + t, n * CHUNK
 
 
-@_compiled
+@compiled
 def _kept_place(s: Layout, task: Task, k: int, chunk: int) -> int:
     blocks, chunks = -(-s.width // LANES), -(-s.length // CHUNK)
     block = (task.batch * s.groups + task.group) * blocks + task.first + k
     return (block * chunks + chunk) * s.states * LANES
 
 
-@_compiled
+@compiled
 def _gate_outputs(w: Flat, steps: int) -> None:
     for i in range(0, steps * LANES, LANES):
         z = load(w, _GATE + i)
@@ -290,11 +242,11 @@ def forward_task(x: Tensors, s: Layout, out: Flat, last: Flat, kept: Flat, index
             if s.gate:
                 _gate_outputs(w, steps)
             to = (task.batch * s.groups * s.width + start) * s.length + first
-            _drain(w, _OUT, out, to, s.length, (lanes, steps))
+            drain(w, _OUT, out, to, s.length, (lanes, steps))
     _gather(work.carry, last, s, task, s.states)
 
 
-@_compiled
+@compiled
 def _gate_gradients(w: Flat, s: Layout, steps: int) -> None:
     """Turn the output's gradient into that of y, and the gate into the factor of y in its own gradient."""
     zero = zeros(w)
@@ -309,14 +261,14 @@ def _gate_gradients(w: Flat, s: Layout, steps: int) -> None:
             store(w, _GATE + i, grad * (share + (silu - silu * share)))
 
 
-@_compiled
+@compiled
 def _add_lane_sums(w: Flat, sums: Flat, to: int, steps: int) -> None:
-    """Add each step's sum over the lanes of the products to ``sums``; the rows after the last step count for nothing."""
+    """Add each step's sum over the lanes of the products to ``sums``; rows after the last step count for nothing."""
     for t in range(0, steps, LANES):
         store(sums, to + t, load(sums, to + t) + lane_sums(w, _PRODUCT + t * LANES))
 
 
-@_compiled
+@compiled
 def _replay(w: Flat, x: Tensors, at: tuple[int, int, int], a: Any, h: Any, sums: Flat, steps: int) -> None:
     """Walk a chunk again from its kept state, keeping e_t and e_t h_(t-1), and add to y and to the gradient of C."""
     for t in range(steps):
@@ -332,7 +284,7 @@ def _replay(w: Flat, x: Tensors, at: tuple[int, int, int], a: Any, h: Any, sums:
     _add_lane_sums(w, sums, sums.size // 2 + at[2], steps)
 
 
-@_compiled
+@compiled
 def _walk_back(
     w: Flat, x: Tensors, at: tuple[int, int, int], a: Any, carry: Any, sums: Flat, steps: int
 ) -> tuple[Any, Any]:
@@ -351,7 +303,7 @@ def _walk_back(
     return carry, grad_a
 
 
-@_compiled
+@compiled
 def _sweep_states(
     x: Tensors, s: Layout, task: Task, work: Work, kept: Flat, place: tuple[int, int], steps: int
 ) -> None:
@@ -368,7 +320,7 @@ def _sweep_states(
         store(work.grad_A, row, load(work.grad_A, row) + grad_a)
 
 
-@_compiled
+@compiled
 def _finish(s: Layout, work: Work, k: int, steps: int) -> None:
     """Turn the sums over states into gradients of u, delta and z in their tiles, and add up those of D and the bias."""
     w, row = work.tiles, k * LANES
@@ -406,16 +358,16 @@ def backward_task(x: Tensors, s: Layout, grad: Flat, last: Flat, kept: Flat, gra
             start, lanes = _channels(s, task, k)
             size = (lanes, steps)
             _fill_steps(w, x, s, (task.batch, start, first), size)
-            _fill(w, _GRAD, grad, task.batch * s.grad[0] + start * s.grad[1] + first * s.grad[2], s.grad, size)
+            fill(w, _GRAD, grad, task.batch * s.grad[0] + start * s.grad[1] + first * s.grad[2], s.grad, size)
             _start_steps(w, s, load(work.bias, k * LANES), load(work.skip, k * LANES), steps, s.softplus)
             _gate_gradients(w, s, steps)
             _sweep_states(x, s, task, work, kept, (k, chunk), steps)
             _finish(s, work, k, steps)
             to = (task.batch * s.groups * s.width + start) * s.length + first
-            _drain(w, _SUM_B, grads.u, to, s.length, size)
-            _drain(w, _SUM_A, grads.delta, to, s.length, size)
+            drain(w, _SUM_B, grads.u, to, s.length, size)
+            drain(w, _SUM_A, grads.delta, to, s.length, size)
             if s.gate:
-                _drain(w, _OUT, grads.z, to, s.length, size)
+                drain(w, _OUT, grads.z, to, s.length, size)
         for n in range(s.states):
             to = (index * s.states + n) * s.length + first
             for t in range(steps):

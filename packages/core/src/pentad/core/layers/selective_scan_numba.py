@@ -22,8 +22,9 @@ from numba.core import config, event
 from torch import Tensor
 
 from pentad.core.layers import lanes, selective_scan_kernels
+from pentad.core.layers.lanes import Flat
 from pentad.core.layers.selective_scan import LANES, Gradients
-from pentad.core.layers.selective_scan_kernels import Flat, Layout, Tensors, backward_task, forward_task
+from pentad.core.layers.selective_scan_kernels import Layout, Tensors, backward_task, forward_task
 
 _LOG = logging.getLogger(__name__)
 
