@@ -26,7 +26,7 @@ lint: setup ## format, rules, types, import contracts
 	lint-imports
 
 test: samples lint ## every check
-	pytest
+	OMP_NUM_THREADS=1 pytest -n auto --dist loadfile
 
 lock: ## renew requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \

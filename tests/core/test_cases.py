@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pentad.core.cases import Case, Rejection, assign_splits, read_cases, write_cases, write_rejections
+from pentad.core.cases import Case, Rejection, assign_splits, data_digest, read_cases, write_cases, write_rejections
 from pentad.core.errors import UsageError
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -88,3 +88,16 @@ def test_no_rejection_leaves_an_empty_file(tmp_path):
     write_rejections(tmp_path / "one.jsonl", [Rejection(where="x", code="PTD-320", reason="no image")])
     assert (tmp_path / "none.jsonl").read_text() == ""
     assert "PTD-320" in (tmp_path / "one.jsonl").read_text()
+
+
+def test_rejections_are_written_with_every_file_they_speak_of(tmp_path):
+    item = Rejection(where="a and 1 more", code="PTD-330", reason="cut off.", files=("a", "b"))
+    write_rejections(tmp_path / "one.jsonl", [item])
+    assert Rejection.model_validate_json((tmp_path / "one.jsonl").read_text()) == item
+
+
+def test_the_data_digest_may_leave_files_out_that_were_not_used(tmp_path):
+    (tmp_path / "image").write_text("1")
+    used = Case(id="a", files={"image": str(tmp_path / "image")})
+    moved = Case(id="a", files={**used.files, "source": str(tmp_path / "gone")})
+    assert data_digest([moved], ("image", "label")) == data_digest([used])

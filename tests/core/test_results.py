@@ -38,5 +38,5 @@ def test_a_row_a_model_with_intervals_and_the_number_of_cases(tmp_path):
 def test_a_pipeline_that_has_not_run_says_what_to_run(tmp_path, content):
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)
-    with pytest.raises(UsageError, match="PTD-223 .*run dvc repro"):
+    with pytest.raises(UsageError, match=r"PTD-223 .*run dvc repro"):
         write_row(tmp_path, tmp_path / "row.md")

@@ -149,6 +149,16 @@ def test_a_missing_slice_is_found_between_its_neighbours(tmp_path):
     assert "1 slice is missing: 6.00 mm between" in reason(tmp_path, "PTD-336")
 
 
+@pytest.mark.parametrize("place", [0, 5, 11])
+def test_a_series_with_a_damaged_slice_is_refused_wherever_it_lies(place, tmp_path):
+    write_series(tmp_path / "rest", indices=[index for index in range(12) if index != place])
+    (cut,) = write_series(tmp_path / "cut", indices=[place])
+    cut.write_bytes(cut.read_bytes()[:-60])
+    series, rejections = index_folder(tmp_path)
+    assert series == []
+    assert [item.code for item in rejections] == ["PTD-330", "PTD-336"]
+
+
 def test_duplicate_positions_are_refused(tmp_path):
     write_series(tmp_path)
     image = dataset(Scan(), 3, 99)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+from pathlib import Path
 
 import pytest
 
+from pentad.core.cases import Rejection
 from pentad.core.errors import UsageError
-from pentad.medical.privacy import default_key_file, load_key, pseudonym
+from pentad.medical.privacy import default_key_file, hidden, hide_patients, load_key, pseudonym, traces
 
 
 def test_a_key_is_made_at_first_use_and_kept(tmp_path):
@@ -57,3 +60,50 @@ def test_pseudonyms_repeat_under_one_key_and_differ_under_another():
 def test_a_pseudonym_is_the_head_of_the_keyed_hash():
     # RFC 4231, test case 2: HMAC-SHA256 of this text under the key "Jefe".
     assert pseudonym("what do ya want for nothing?", b"Jefe") == "5bdcc146bf60"
+
+
+KEY = b"k" * 32
+NAMES = traces(["Doe^Jane^Maria", "HN-77/12", "Al"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DOE_JANE/1.dcm",
+        "jane-doe/1.dcm",
+        "JaneDoe.dcm",
+        "x/Doe Jane Maria (CT)/1",
+        "HN-77_12.dcm",
+        "hn7712/1.dcm",
+        "1.2.840.113619.2.55.3.1/1.dcm",
+        "2019-05-17/1.dcm",
+        "CT 17.05.2019 a.dcm",
+        "20190517103000.dcm",
+    ],
+)
+def test_traces_of_a_patient_are_hidden_in_every_spelling(name):
+    shown = hidden(name, NAMES, KEY)
+    assert not re.search(r"doe|jane|hn.?77|7712|113619|2019", shown, re.IGNORECASE)
+    assert shown.count("/") == name.count("/")
+    assert Path(shown).suffix == Path(name).suffix
+
+
+@pytest.mark.parametrize(
+    "name", ["CT5N/2392", "IM-0001-0012.dcm", "al/series 2/README.md", "janet/doeling.dcm", "12.5.dcm"]
+)
+def test_names_that_tell_nobody_stay_as_they_are(name):
+    assert hidden(name, NAMES, KEY) == name
+
+
+def test_equal_traces_get_equal_pseudonyms():
+    assert hidden("Doe/1", NAMES, KEY)[:12] == hidden("doe/2", NAMES, KEY)[:12] != hidden("Jane/1", NAMES, KEY)[:12]
+
+
+def test_the_words_of_a_reason_are_left_alone():
+    item = Rejection(
+        where="missing/1.dcm", code="PTD-336", reason="missing/1.dcm is missing.", files=("missing/1.dcm",)
+    )
+    (shown,) = hide_patients([item], (), ["Missing^Anna"], KEY)
+    assert shown.reason == f"{shown.where} is missing."
+    assert shown.files == (shown.where,)
+    assert shown.where != item.where

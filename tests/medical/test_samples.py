@@ -94,7 +94,7 @@ def test_writing_a_study_again_gives_the_same_bytes(samples, tmp_path):
 
 
 def test_the_folder_holds_studies_labels_and_readme_within_58_megabytes(samples):
-    assert sorted(path.name for path in samples.iterdir()) == ["README.md", "labels", "studies"]
+    assert sorted(path.name for path in samples.iterdir()) == ["README.md", "dataset.json", "labels", "studies"]
     assert len(list((samples / "studies").iterdir())) == len(list((samples / "labels").iterdir())) == 28
     assert sum(path.stat().st_size for path in samples.rglob("*") if path.is_file()) < 58e6
 

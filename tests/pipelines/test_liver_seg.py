@@ -27,7 +27,7 @@ def tracked_files():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the project with the tiny settings, its packages and data linked, not copied."""
+    """A copy of the project with the tiny settings, its packages and its data."""
     place = tmp_path_factory.mktemp("checkout")
     for name in tracked_files():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -35,9 +35,7 @@ def checkout(tmp_path_factory):
     for leftover in ("metrics.json", "dvc.lock", "plan.json", "report"):
         path = place / TARGET / leftover
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    shutil.copytree(
-        ROOT / "packages", place / "packages", copy_function=os.link, ignore=shutil.ignore_patterns("*.pyc")
-    )
+    shutil.copytree(ROOT / "packages", place / "packages", ignore=shutil.ignore_patterns("*.pyc"))
     shutil.copytree(ROOT / "data", place / "data", copy_function=shutil.copy)
     subprocess.run(["git", "init", "-q"], cwd=place, check=True)
     params = place / TARGET / "params.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
@@ -100,12 +100,19 @@ def unreadable(role: str, error: OSError) -> CaseError:
     return CaseError("PTD-305", problem, "check the file and its permissions, then resume the run")
 
 
-def data_digest(cases: Sequence[Case]) -> str:
+def data_digest(cases: Sequence[Case], roles: Collection[str] = ()) -> str:
     """Return one SHA-256 over the ids, targets and files' contents of all cases, in any order.
+
+    Args:
+        cases: The cases.
+        roles: Only these files of a case, such as those that a stage has read; all by default.
 
     Raises:
         CaseError: A file is missing or cannot be read.
     """
+    if roles:
+        used = [{role: path for role, path in case.files.items() if role in roles} for case in cases]
+        cases = [case.model_copy(update={"files": files}) for case, files in zip(cases, used, strict=True)]
     return digest_json(sorted([case.id, input_digest(case)] for case in cases))
 
 

@@ -8,12 +8,15 @@ import sys
 import traceback
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from pentad.core.errors import PentadError, UsageError, nearest
+
+# What a wrong option or argument raises; typer names only the more special ones.
+_WrongCall: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def _domains() -> dict[str, EntryPoint]:
@@ -119,36 +122,55 @@ def plan(
 
 def main() -> None:
     """Run the command; every foreseen error is one sentence on stderr and its exit code."""
-    known = {*_domains(), *(command.name or command.callback.__name__ for command in app.registered_commands)}  # type: ignore[union-attr]
-    first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
-        if first and first not in known:
-            raise UsageError(
-                "PTD-200",
-                f"'{first}' is neither a command nor an installed domain{nearest(first, known)}",
-                f"use one of {', '.join(sorted(known))}, or install the domain with pip install pentad-{first}",
-            )
-        app(prog_name="pentad")
+        _run(sys.argv[1:])
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from None
     except PentadError as error:
-        typer.echo(str(error), err=True)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise SystemExit(130) from None
+        _end(str(error), error.exit_code)
+    except _WrongCall as error:
+        _end(*_wrong_call(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _end("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away, as `| head` does
         raise SystemExit(0) from None
     except OSError as error:
         place = error.filename or "a file"
-        typer.echo(f"PTD-100 {place}: {error.strerror or error}; check the path, its rights and free space.", err=True)
-        raise SystemExit(2) from None
+        _end(f"PTD-100 {place}: {error.strerror or error}; check the path, its rights and free space.", 2)
     except Exception as error:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        typer.echo(
-            f"PTD-101 unexpected {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}; "
-            "this is our mistake: repeat with 'pentad -vv …' and send us the output.",
-            err=True,
+        problem = f"unexpected {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
+        _end(f"PTD-101 {problem}; this is our mistake: repeat with 'pentad -vv …' and send us the output.", 1)
+
+
+def _run(arguments: list[str]) -> None:
+    known = {*_domains(), *(command.name or command.callback.__name__ for command in app.registered_commands)}  # type: ignore[union-attr]
+    first = next((word for word in arguments if not word.startswith("-")), "")
+    if first and first not in known:
+        raise UsageError(
+            "PTD-200",
+            f"'{first}' is neither a command nor an installed domain{nearest(first, known)}",
+            f"use one of {', '.join(sorted(known))}, or install the domain with pip install pentad-{first}",
         )
-        raise SystemExit(1) from None
+    # Not `app()`: it prints wrong options in lines of its own and lets a closed pipe count as an error.
+    command = typer.main.get_command(app)
+    with command.make_context("pentad", arguments) as context:
+        command.invoke(context)
+
+
+def _wrong_call(error: Any) -> tuple[str, int]:
+    """A sentence for a wrong option or argument, or the help where nothing was asked for; and the exit code."""
+    text = error.format_message()
+    if text.startswith("Usage:"):
+        return text, 2
+    path = error.ctx.command_path if error.ctx else "pentad"
+    problem = " ".join(text.split()).rstrip(".")
+    return str(UsageError("PTD-226", problem, f"see '{path} --help'", path)), 2
+
+
+def _end(text: str, code: int) -> NoReturn:
+    typer.echo(text, err=True)
+    raise SystemExit(code) from None

@@ -19,7 +19,7 @@ from pentad.core.errors import CaseError, PentadError, UsageError, nearest
 from pentad.core.files import write_json, write_text
 from pentad.core.metrics import Interval, bootstrap_interval, paired_difference
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _FIXED_COLUMNS = ("id", "status", "code", "reason", "group")
 
@@ -62,7 +62,7 @@ def evaluate(
     for case in cases:
         row = _score(case, score)
         rows.append(row)
-        _log.log(logging.INFO if row.status == "ok" else logging.WARNING, "%s %s %s", case.id, row.status, row.reason)
+        log.log(logging.INFO if row.status == "ok" else logging.WARNING, "%s %s %s", case.id, row.status, row.reason)
     return rows
 
 
@@ -75,7 +75,7 @@ def _score(case: Case, score: Callable[[Case], Mapping[str, float]]) -> Row:
         raise
     except Exception as error:
         # The message may quote the file's content, a patient's name even, so only its kind goes into the table.
-        _log.debug("case %s failed", case.id, exc_info=True)
+        log.debug("case %s failed", case.id, exc_info=True)
         reason = f"an unforeseen {type(error).__name__}; run with -v for its trace, and report it."
         return Row(case.id, case.group, "failed", "PTD-319", reason)
     return Row(case.id, case.group, metrics=metrics)

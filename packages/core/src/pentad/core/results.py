@@ -14,7 +14,8 @@ def write_row(pipeline: Path, out: Path) -> None:
     """Write the rows of one pipeline as a Markdown table: a line a model, a column a headline metric.
 
     Args:
-        pipeline: Folder with ``metrics.json``: ``{"data": …, "headline": "metric, metric", "models": {name: {metric: …}}}``.
+        pipeline: Folder with ``metrics.json``: ``{"data": …, "headline": "metric, metric", "models": {name: {metric:
+            …}}}``.
         out: The Markdown file.
 
     Raises:
@@ -29,7 +30,7 @@ def write_row(pipeline: Path, out: Path) -> None:
             cells = [f"[{pipeline.name}](pipelines/{pipeline.name})", content["data"], name]
             cells += [str(metrics[headline[0]]["n"]), *(from_entry(metrics[metric]).format() for metric in headline)]
             rows.append(f"| {' | '.join(cells)} |")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(
             "PTD-223", "no metrics of a finished pipeline here", f"run dvc repro {pipeline.as_posix()} first", source
         ) from None

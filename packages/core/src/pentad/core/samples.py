@@ -14,7 +14,7 @@ from pentad.core.errors import UsageError
 from pentad.core.files import digest_file, digest_json, write_json
 from pentad.core.run import code_version
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _STATEMENT = ".samples.json"  # beside the data folder: which code wrote what
 
@@ -42,7 +42,7 @@ def write_samples(root: Path) -> None:
     if not writers:
         raise UsageError("PTD-222", "no installed package brings sample data", "install one, say pentad-medical")
     if _is_current(root):
-        logger.info("the samples in %s are current", root)
+        log.info("the samples in %s are current", root)
         return
     root.parent.mkdir(parents=True, exist_ok=True)
     written: dict[str, str] = {}
@@ -58,7 +58,7 @@ def write_samples(root: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(dataset, target)
                 written[name] = tree_digest(target)
-        logger.info("wrote the samples of %s in %.0f s", writer.name, time.monotonic() - start)
+        log.info("wrote the samples of %s in %.0f s", writer.name, time.monotonic() - start)
     write_json(_statement_file(root), {"source": code_version()["source"], "datasets": written})
 
 

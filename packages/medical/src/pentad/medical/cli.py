@@ -88,7 +88,9 @@ def evaluate(
     """Score a model on labelled cases: a row a case, and intervals."""
     from pentad.medical.evaluate import evaluate
 
-    typer.echo(evaluate(table, split, model, out, params, override, device))
+    text, failed = evaluate(table, split, model, out, params, override, device)
+    typer.echo(text)
+    raise typer.Exit(3 if failed else 0)
 
 
 @app.command()

@@ -198,7 +198,7 @@ def _membership(dataset: FileDataset, path: Path) -> tuple[str, str]:
 
 def _identifiers(dataset: FileDataset) -> tuple[str, ...]:
     try:
-        return tuple(value for keyword in _IDENTIFIERS for value in _values(dataset, keyword) if value)
+        return tuple(str(dataset[keyword].value) for keyword in _IDENTIFIERS if dataset.get(keyword))
     except Exception:  # a damaged header fails in any way, and what cannot be read cannot be known in a file's name
         return ()
 

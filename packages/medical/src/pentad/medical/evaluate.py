@@ -33,11 +33,15 @@ class EvaluateConfig:
     tolerances_mm: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES_MM))
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.tolerances_mm.keys() != TOLERANCES_MM.keys() or not min(self.tolerances_mm.values()) > 0:
+            raise ValueError(f"tolerances_mm must give {' and '.join(TOLERANCES_MM)} a length above 0")
+
 
 def evaluate(
     table: Path, split: str, model: str, out: Path, params: Path, overrides: Sequence[str] = (), device: str = "auto"
-) -> str:
-    """Score a model on the labelled cases of a split and return a one-line summary.
+) -> tuple[str, int]:
+    """Score a model on the labelled cases of a split; return a one-line summary and how many cases failed.
 
     Writes ``labels/<id>.nii``, ``per_case.csv``, ``per_lesion.csv`` and ``metrics.json`` into ``out``.
 
@@ -61,15 +65,17 @@ def evaluate(
 
     rows = evaluate_cases(cases, score)
     scored = [row for row in rows if row.status == "ok"]
+    done = {row.id for row in scored}
+    # Of what was scored: a file that cannot be read has no digest, and the raw source may be far away.
+    data = data_digest([case for case in cases if case.id in done], ("image", "label"))
     summary = summarise(rows, config.seed, SUMMARY_METRICS if scored else ())
     pooled = pooled_metrics([row.metrics for row in scored], config.seed, [row.group or row.id for row in scored])
     summary |= {name: to_entry(interval) for name, interval in pooled.items()}
-    statement = provenance(
-        seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=data_digest(cases)
-    )
+    statement = provenance(seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=data)
     write_text(out / "per_lesion.csv", _as_csv(lesions))
     write_results(out, rows, summary, statement)
-    return f"{predictor.name}: {len(scored)} cases scored, {len(rows) - len(scored)} failed"
+    failed = len(rows) - len(scored)
+    return f"{predictor.name}: {len(scored)} cases scored, {failed} failed", failed
 
 
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,11 +11,11 @@ from pathlib import Path
 from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
 from pentad.core.cases import Case, Rejection, input_digest, read_cases, write_rejections
 from pentad.core.config import load_params
-from pentad.core.errors import UsageError, nearest
+from pentad.core.errors import ModelError, UsageError, nearest
 from pentad.core.files import digest_json, write_json
 from pentad.core.run import code_version, provenance
 from pentad.medical.ingest import PrepareConfig, find_cases, harmless, load_scan
-from pentad.medical.predictors import BASELINES, Predictor, load_predictor
+from pentad.medical.predictors import BASELINES, Predictor, baseline_digest, load_predictor
 from pentad.medical.selection import SelectionRules
 from pentad.medical.volumes import Volume, canonical, write_nifti
 
@@ -70,7 +71,7 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     rules = load_params(request.params, "prepare", PrepareConfig).select if request.params else SelectionRules()
     identity = {
         "model": _model_digest(request.model),
-        "config": digest_json({"outputs": outputs, "select": rules.model_dump(mode="json")}),
+        "config": _config_digest(outputs, rules),
         "code": code_version()["source"],
     }
     # What stays on the screen may name the files as they are; what is kept may not name the patient.
@@ -83,12 +84,26 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     return run_batch(cases, setup, options, identity, refused, finish)
 
 
-def _model_digest(model: str) -> str:
-    if model in BASELINES or not Path(model).exists():  # a hub id is named by itself: OWNER/NAME@REVISION
-        return digest_json([model, code_version()])
-    from pentad.core.bundle import read_manifest
+def _config_digest(outputs: Sequence[str], rules: SelectionRules) -> str:
+    return digest_json({"outputs": list(outputs), "select": rules.model_dump(mode="json")})
 
-    return str(read_manifest(Path(model)).get("digest", ""))
+
+def _model_digest(model: str) -> str:
+    """The digest that `load_predictor` will find, read without loading weights.
+
+    A model on the hub is known by its name alone until it is fetched: name a revision, OWNER/NAME@REVISION, where
+    a resumed run must be of the same one.
+    """
+    if model in BASELINES:
+        return baseline_digest()
+    if Path(model).exists():
+        from pentad.core.bundle import read_manifest
+
+        return str(read_manifest(Path(model)).get("digest", ""))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
+        problem = f"no such bundle{nearest(model, BASELINES)}"
+        raise ModelError("PTD-520", problem, f"give a bundle's folder, OWNER/NAME or {', '.join(BASELINES)}", model)
+    return digest_json([model, code_version()])
 
 
 def _cases(request: PredictRequest, rules: SelectionRules, *, hide: bool) -> tuple[list[Case], list[Rejection]]:
@@ -118,7 +133,7 @@ def _segment(
     label = Volume(prediction.label, scan.volume.affine)
     statement = provenance(
         model=predictor.digest,
-        config=digest_json([list(outputs), rules.model_dump(mode="json")]),
+        config=_config_digest(outputs, rules),
         input=input_digest(case),
     )
     volumes = volumes_ml(label.array, label.spacing, predictor.classes)

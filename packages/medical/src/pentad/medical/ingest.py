@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -17,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pentad.core.cases import Case, Rejection, assign_splits, write_cases, write_rejections
 from pentad.core.errors import CaseError, NoInputError, UsageError
-from pentad.core.files import write_json
 from pentad.medical.dicom import FileRejection, Series, index_files, read_series, walk
 from pentad.medical.layouts import LAYOUTS, Pair, find_pairs, is_nifti, unique_ids
 from pentad.medical.privacy import hide_patients, load_key, pseudonym
 from pentad.medical.selection import SelectionRules, choose
+from pentad.medical.statement import raw_statement
 from pentad.medical.volumes import (
     Volume,
     as_labels,
@@ -273,7 +272,7 @@ def prepare(
     try:
         done = _prepare(raw, partial, config)
         if partial and done.cases:
-            write_json(partial / "dataset.json", _statement(raw))
+            raw_statement(raw).save(partial)
             _finish(partial, out, done)
     except OSError as error:
         problem = f"cannot be written ({error.strerror or type(error).__name__})"
@@ -282,26 +281,13 @@ def prepare(
         if partial:
             shutil.rmtree(partial, ignore_errors=True)
     for item in done.rejections:
-        log.log(logging.INFO if harmless(item) else logging.WARNING, "%s: %s %s", item.where, item.code, item.reason)
+        # Where cases were prepared, the returned text says all this, once.
+        level = logging.INFO if done.cases or harmless(item) else logging.WARNING
+        log.log(level, "%s: %s %s", item.where, item.code, item.reason)
     if not done.cases:
         problem = f"none of {len(done.rejections)} things found is an image with a label"
         raise NoInputError("PTD-410", problem, "see the reasons above, or name another folder", raw)
     return _summary(done, dry_run)
-
-
-def _statement(raw: Path) -> dict[str, str | bool]:
-    """What the raw folder's dataset.json says of the data, for every table made from them; MSD has one too."""
-    try:
-        said = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
-        said = said if isinstance(said, dict) else {}
-    except (OSError, ValueError):
-        said = {}
-    synthetic = said.get("synthetic") is True
-    return {
-        "name": str(said.get("name", raw.resolve().name)),
-        "synthetic": synthetic,
-        "licence": str(said.get("licence", "not stated")),
-    }
 
 
 def _finish(partial: Path, out: Path, done: _Prepared) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pentad.core.errors import ModelError, UsageError
 from pentad.core.files import digest_bytes
 from pentad.core.run import code_version, pick_device
 from pentad.medical.volumes import Volume
@@ -37,6 +38,11 @@ class Predictor:
     run: Callable[[Volume], Prediction]
 
 
+def baseline_digest() -> str:
+    """Return what stands for the digest of a predictor without weights: that of the code."""
+    return digest_bytes(code_version()["source"].encode())
+
+
 def load_predictor(source: str, device: str = "auto", *, offline: bool = False) -> Predictor:
     """Return the predictor of a bundle's folder or hub id, or of a baseline without weights.
 
@@ -47,13 +53,18 @@ def load_predictor(source: str, device: str = "auto", *, offline: bool = False) 
     if source in BASELINES:
         from pentad.medical.threshold import predict_threshold
 
-        digest = digest_bytes(code_version()["source"].encode())
-        return Predictor(source, digest, {"liver": 1, "lesion": 2}, {"code": "Apache-2.0"}, predict_threshold)
+        return Predictor(
+            source, baseline_digest(), {"liver": 1, "lesion": 2}, {"code": "Apache-2.0"}, predict_threshold
+        )
     from pentad.core.bundle import load_bundle
     from pentad.medical.models import MODELS
     from pentad.medical.predict import Settings, predict_volume
 
     bundle = load_bundle(source, "medical", {name: cls for name, (_, cls) in MODELS.items()}, offline=offline)
-    settings = Settings.from_mapping(bundle.settings)
+    try:
+        settings = Settings.from_mapping(bundle.settings)
+    except UsageError as error:
+        problem = f"its settings do not fit: {error.problem}"
+        raise ModelError("PTD-389", problem, "install the version that made it", source) from None
     run = partial(predict_volume, bundle.model, settings, device=pick_device(device))
     return Predictor(bundle.name, bundle.digest, settings.classes, bundle.licences, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import os
 import re
 import secrets
@@ -100,11 +101,12 @@ def hidden(text: str, identifiers: Collection[str], key: bytes) -> str:
 
 
 def traces(identifiers: Iterable[str]) -> frozenset[str]:
-    """Return what `hidden` looks for: of every name and number its words and all of them joined, in both orders."""
+    """Return what `hidden` looks for: of every name and number its words, two of them joined, and all of them."""
     found: set[str] = set()
     for identifier in identifiers:
         words = [word[0].casefold() for word in _WORD.finditer(identifier)]
         found |= {*words, "".join(words), "".join(reversed(words))}
+        found |= {one + other for one, other in itertools.permutations(words[:_LONGEST], 2)}
     return frozenset(word for word in found if len(word) >= _SHORTEST)
 
 

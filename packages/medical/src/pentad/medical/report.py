@@ -21,6 +21,7 @@ from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
 from pentad.medical.page import three_planes
+from pentad.medical.statement import Statement, read_statement
 from pentad.medical.volumes import canonical, read_label, read_nifti
 
 HEADLINE = ("liver_dice", "lesion_dice", "liver_nsd", "lesion_nsd", "lesion_f1_pooled")
@@ -76,7 +77,7 @@ def report(
     """
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
-    data = _dataset(table)
+    data = read_statement(table)
     seed = int(first.metrics["provenance"].get("seed", 0))
     paired = {
         f"{first.name} - {other.name}": {
@@ -85,7 +86,7 @@ def report(
         for other in others
     }
     metrics: dict[str, Any] = {
-        "data": "synthetic" if data["synthetic"] else "real",
+        "data": "synthetic" if data.synthetic else "real",
         "headline": ", ".join(HEADLINE),
         "models": {
             entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
@@ -105,14 +106,9 @@ def report(
     write_text(out / "report" / "training.csv", _training(histories))
     blocks = _blocks(data, found, paired, shipped, histories, read_cases(table))
     write_page(
-        out / "report" / "index.html", data["name"], blocks, metrics["provenance"], subtitle="Liver and lesions in CT"
+        out / "report" / "index.html", data.name, blocks, metrics["provenance"], subtitle="Liver and lesions in CT"
     )
     return f"{len(found)} models on {first.metrics['cases']['scored']} cases; see {out / 'report' / 'index.html'}"
-
-
-def _dataset(table: Path) -> dict[str, Any]:
-    statement: dict[str, Any] = json.loads((table.parent / "dataset.json").read_text(encoding="utf-8"))
-    return statement
 
 
 def _shipped(scored: Evaluation, run: Path) -> dict[str, int]:
@@ -156,18 +152,21 @@ def _training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 
 def _blocks(
-    data: Mapping[str, Any],
+    data: Statement,
     found: Sequence[Evaluation],
     paired: Mapping[str, Mapping[str, Any]],
     shipped: Mapping[str, int] | None,
     histories: Mapping[str, Sequence[Mapping[str, float]]],
     cases: Sequence[Case],
 ) -> list[Block]:
-    blocks: list[Block] = [SYNTHETIC] if data["synthetic"] else []
+    blocks: list[Block] = [SYNTHETIC] if data.synthetic else []
     rows: list[list[Cell]] = [
         [name, *(from_entry(entry.metrics[name]) for entry in found)] for name in SHOWN if name in found[0].metrics
     ]
-    note = "Mean over cases with a 95 % bootstrap interval; pooled: over all lesions. threshold needs no weights."
+    note = (
+        "Mean over cases with a 95 % bootstrap interval, too narrow below about ten cases; pooled: over all lesions. "
+        "threshold needs no weights."
+    )
     blocks.append(Table(["metric", *(entry.name for entry in found)], rows, "Held-out cases", note))
     for pair, entries in paired.items():
         intervals = {name: from_entry(entry) for name, entry in entries.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from pentad.medical.models import build
 from pentad.medical.plan import Plan, read_plan
 from pentad.medical.postprocess import PostProcessing
 from pentad.medical.predict import Settings
+from pentad.medical.statement import read_statement
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TrainRequest:
 def train(request: TrainRequest) -> str:
     """Train one model, write its bundle and return a one-line summary."""
     check_target(request.out, overwrite=request.overwrite)
-    made = read_plan(request.plan)
+    made, said = read_plan(request.plan), read_statement(request.table)
     config = replace(load_params(request.params, "train", TrainConfig, request.overrides), batch_size=made.batch_size)
     augmentation = load_params(request.params, "augment", AugmentConfig)
     sampling = load_params(request.params, "sampling", SamplingConfig)
@@ -95,6 +95,7 @@ def train(request: TrainRequest) -> str:
     seed_everything(config.seed)
     model = build(request.model, made)
     prepared = [prepare_case(case, settings.preprocessing, request.run.parent / "cache") for case in cases]
+    data = data_digest(cases, ("image", "label"))
     drawing = PatchConfig(made.patch_size, config.batch_size, sampling.foreground, config.seed, augmentation)
 
     def objective(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -103,7 +104,7 @@ def train(request: TrainRequest) -> str:
     result = fit(model, PatchDataset(prepared, drawing), objective, config, request.run, resume=request.resume)
     statement = provenance(
         seed=config.seed,
-        data=data_digest(cases),
+        data=data,
         plan=digest_file(request.plan),
         config=digest_json([to_mapping(part) for part in (config, sampling, augmentation, applied)]),
     )
@@ -116,17 +117,12 @@ def train(request: TrainRequest) -> str:
         settings=settings.to_mapping(),
         card=_card(request.model, made, config, len(cases), parameters),
         provenance=statement,
-        licences=_licences(request.table),
+        # What a licence of data says of models trained on them is for the user to judge.
+        licences={"code": "Apache-2.0", "weights": f"as the training data: {said.licence}", "data": said.licence},
         overwrite=request.overwrite,
     )
     shutil.rmtree(request.run / "checkpoint", ignore_errors=True)  # the run is over: a repetition starts afresh
     return f"{request.model}: {parameters / 1e6:.2f} M parameters, {result.steps} steps in {result.seconds:.0f} s"
-
-
-def _licences(table: Path) -> dict[str, str]:
-    """Weights carry their data's licence: what a licence of data says of models trained on them is for the user."""
-    said = json.loads((table.parent / "dataset.json").read_text(encoding="utf-8"))["licence"]
-    return {"code": "Apache-2.0", "weights": f"as the training data: {said}", "data": said}
 
 
 def _card(name: str, made: Plan, config: TrainConfig, cases: int, parameters: int) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pentad.core.files import digest_json
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class CaseRecord(BaseModel):
@@ -129,9 +129,9 @@ def _whole_records(path: Path) -> Iterator[CaseRecord]:
             check = content.pop("check")
             record = CaseRecord.model_validate(content)
         except (ValueError, AttributeError, KeyError, TypeError, ValidationError):
-            logger.warning("line %d of %s is damaged and left out: its case counts as not done", number, path.name)
+            log.warning("line %d of %s is damaged and left out: its case counts as not done", number, path.name)
             continue
         if digest_json(content)[:16] == check:
             yield record
         else:
-            logger.warning("line %d of %s fails its check sum and is left out", number, path.name)
+            log.warning("line %d of %s fails its check sum and is left out", number, path.name)

@@ -17,7 +17,7 @@ from pentad.core.batch.worker import Log
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _INTERVAL = 30.0
 
@@ -66,7 +66,7 @@ class Progress:
             self._events.append(line)
         except OSError:
             # The events are a convenience: where the disk is full, the journal decides how the run ends.
-            logger.debug("an event could not be written")
+            log.debug("an event could not be written")
         if self._json_lines:
             self._echo(line, to_error=False)
 

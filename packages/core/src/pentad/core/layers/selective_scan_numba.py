@@ -26,7 +26,7 @@ from pentad.core.layers.lanes import Flat
 from pentad.core.layers.selective_scan import LANES, Gradients
 from pentad.core.layers.selective_scan_kernels import Layout, Tensors, backward_task, forward_task
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # Fewer states than this are not worth starting a thread (about a third of a millisecond).
 _WORTH_THREADS = 1 << 20
@@ -85,7 +85,7 @@ class _Announcement(event.Listener):
         if happened.data["dispatcher"] is self.kernel:
             kept = "once on this machine" if _CACHE else "again in every run: the cache folder is not writable"
             way = self.kernel.py_func.__name__.strip("_").removesuffix("_task")
-            _LOG.info("compiling the selective scan, %s, %s: some seconds, %s", way, self.dtype, kept)
+            log.info("compiling the selective scan, %s, %s: some seconds, %s", way, self.dtype, kept)
 
     def on_end(self, happened: Any) -> None:
         """Stay silent."""
@@ -107,7 +107,7 @@ def _make_ready(kernel: Any, arguments: tuple[Any, ...]) -> None:
             with event.install_listener("numba:compile", _Announcement(kernel, dtype)):
                 kernel.compile(types)
         except OSError as error:  # compiled, but not kept: the disk is full, for instance
-            _LOG.warning("the compiled selective scan could not be kept in %s: %s", _CACHE, error.strerror)
+            log.warning("the compiled selective scan could not be kept in %s: %s", _CACHE, error.strerror)
         _READY.add((kernel, dtype))
 
 

@@ -1,0 +1,213 @@
+"""Batch inference by its command: killed, resumed, parted and on real scans."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pytest
+from command import call, command, run
+from medical.dicom_series import Scan, write_series
+from medical.tiny_cases import GRID, tiny_ct
+
+from pentad.core.files import digest_file
+from pentad.medical.dicom import Series
+from pentad.medical.ingest import find_cases, load_scan
+from pentad.medical.volumes import Volume, grid_distance, read_label, write_nifti
+
+
+def worklist(folder: Path) -> list[dict[str, str]]:
+    with (folder / "worklist.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def results(folder: Path) -> dict[str, str]:
+    """Digest of every file of every case, and the worklist without the seconds."""
+    digests = {str(path.relative_to(folder)): digest_file(path) for path in (folder / "cases").rglob("*.*")}
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in worklist(folder)]
+    left = (folder / "left_aside.jsonl").read_text()
+    return {**digests, "worklist": json.dumps(rows), "left_aside": left}
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory) -> Path:
+    """Two studies, one with a localizer, and an image; one study more that is refused."""
+    folder = tmp_path_factory.mktemp("given") / "studies"
+    for name in "ab":
+        write_series(folder / name, Scan(study=name, shape=(12, 40, 40)))
+    scout = Scan(study="a", series="scout").but(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(folder / "a", scout, indices=[0])
+    write_series(folder / "gap", Scan(study="gap"), indices=[0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11])
+    write_nifti(folder / "c.nii.gz", Volume(tiny_ct(0), GRID))
+    return folder
+
+
+def predict(studies: Path, out: Path, *options: object) -> tuple[object, ...]:
+    """The call; all of one test use one key, so that pseudonyms agree."""
+    key = studies.with_name("key")
+    return ("medical", "predict", studies, "-o", out, "--model", "threshold", "--key-file", key, *options)
+
+
+@pytest.fixture(scope="module")
+def whole(studies, tmp_path_factory) -> Path:
+    """The run that nothing disturbs."""
+    out = tmp_path_factory.mktemp("whole")
+    done = call(*predict(studies, out, "--run", "r"))
+    assert done.code == 3
+    return out / "r"
+
+
+def test_a_study_gets_label_object_volumes_and_page(whole, studies):
+    good = [row for row in worklist(whole) if row["status"] == "ok"]
+    assert len(good) == 3
+    for row in good:
+        label = read_label(whole / "cases" / row["id"] / "label.nii.gz")
+        stated = json.loads((whole / "cases" / row["id"] / "volumes.json").read_text())
+        assert stated["volumes"]["liver_ml"] == pytest.approx((label.array > 0).sum() * label.voxel_ml, abs=1e-3)
+        assert float(row["liver_ml"]) == stated["volumes"]["liver_ml"]
+        assert row["id"] in (whole / "cases" / row["id"] / "page.html").read_text()
+
+
+def test_only_the_outputs_asked_for_are_written(studies, tmp_path):
+    options = ("-o", tmp_path, "--run", "r", "--model", "threshold", "--outputs", "nifti")
+    assert call("medical", "predict", studies / "c.nii.gz", *options).code == 0
+    assert {path.name for path in (tmp_path / "r" / "cases" / "c").iterdir()} == {"label.nii.gz", "volumes.json"}
+
+
+def test_a_second_run_into_the_same_folder_refuses_and_changes_nothing(whole, studies):
+    before = results(whole)
+    done = call(*predict(studies, whole.parent, "--run", "r"))
+    assert done.code == 2
+    assert "PTD-242" in done.sentence()
+    assert results(whole) == before
+
+
+def test_resuming_a_finished_run_does_nothing_again(whole, studies):
+    before = {path: path.stat().st_mtime_ns for path in (whole / "cases").rglob("*.*")}
+    assert call(*predict(studies, whole.parent, "--resume", "r")).code == 3
+    assert {path: path.stat().st_mtime_ns for path in (whole / "cases").rglob("*.*")} == before
+
+
+def test_a_dry_run_tells_the_cases_and_writes_nothing(studies, tmp_path):
+    done = call(*predict(studies, tmp_path / "out", "--dry-run"))
+    assert done.code == 3
+    assert done.out.count("would process ") == 3
+    assert "rejected gap/series-000.dcm and 10 more: PTD-336 " in done.out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_its_middle_goes_on_to_the_same_results(whole, studies, tmp_path):
+    process = subprocess.Popen(command(*predict(studies, tmp_path, "--run", "r")), stderr=subprocess.DEVNULL)
+    journal = tmp_path / "r" / "journal.jsonl"
+    while process.poll() is None and not (journal.is_file() and journal.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done_before = len(journal.read_text().splitlines())
+    assert 1 <= done_before < 3
+    assert call(*predict(studies, tmp_path, "--resume", "r")).code == 3
+    assert len(journal.read_text().splitlines()) == 3  # nothing was done twice
+    assert results(tmp_path / "r") == results(whole)
+
+
+@pytest.mark.slow
+def test_shards_merge_to_the_run_of_one(whole, studies, tmp_path):
+    for shard in ("1/2", "2/2"):
+        assert call(*predict(studies, tmp_path, "--run", "s", "--shard", shard)).code in (0, 3)
+    alone = call("merge", tmp_path / "s-1of2", "-o", tmp_path / "joined")
+    assert alone.code == 2
+    assert "PTD-255" in alone.sentence()
+    done = call("merge", tmp_path / "s-1of2", tmp_path / "s-2of2", "-o", tmp_path / "joined")
+    assert done.code == 3
+    assert results(tmp_path / "joined") == results(whole)
+
+
+@pytest.mark.slow
+def test_a_bundle_predicts_what_evaluate_scored(trained, tmp_path):
+    table, params = trained / "prepared" / "cases.jsonl", trained / "params.yaml"
+    model = ("--model", trained / "bundle", "--device", "cpu")
+    assert call("medical", "evaluate", table, *model, "-o", tmp_path / "scored", "--params", params).code == 0
+    options = ("--split", "test", "--run", "r", "--outputs", "nifti")
+    assert call("medical", "predict", table, *model, "-o", tmp_path, *options).code == 0
+    for scored in (tmp_path / "scored" / "labels").iterdir():
+        shipped = tmp_path / "r" / "cases" / scored.stem / "label.nii.gz"
+        assert np.array_equal(read_label(shipped).array, read_label(scored).array)
+
+
+# Real scans.
+
+
+def in_highdicom(path: Path, series: Series) -> np.ndarray:
+    """The segment numbers (slice, row, column) that another reader finds on the series' images."""
+    stored = highdicom.seg.segread(path)
+    images = [plane.instance for plane in series.planes]
+    return stored.get_pixels_by_source_instance(images, combine_segments=True, assert_missing_frames_are_empty=True)
+
+
+def assert_every_case_lies_on_its_scan(inputs: Path, folder: Path, key: Path) -> None:
+    """Labels have the grid of their input, and the DICOM objects read back as the same voxels."""
+    cases, _ = find_cases(inputs, key_file=key)
+    good = {row["id"] for row in worklist(folder) if row["status"] == "ok"}
+    assert good == {case.id for case in cases}
+    for case in cases:
+        scan = load_scan(case)
+        label = read_label(folder / "cases" / case.id / "label.nii.gz")
+        assert grid_distance(label, scan.volume) < 1e-3
+        if scan.series is not None:
+            again = in_highdicom(folder / "cases" / case.id / "seg.dcm", scan.series)
+            assert label.array.any()
+            assert np.array_equal(again, label.array)
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["totalseg_example/dicom_series", "chaos_ct_metric_case"])
+def test_a_real_study_is_segmented_on_its_own_grid(place, real_data, tmp_path):
+    inputs = real_data / "medical" / place
+    if place == "chaos_ct_metric_case":
+        with zipfile.ZipFile(inputs / "chaos_ct_case.zip") as content:
+            content.extractall(tmp_path / "in")
+        inputs = tmp_path / "in"
+    done = call(*predict(inputs, tmp_path, "--run", "r", "--key-file", tmp_path / "key"))
+    assert done.code == 0, done.err
+    assert len(worklist(tmp_path / "r")) == 1
+    assert_every_case_lies_on_its_scan(inputs, tmp_path / "r", tmp_path / "key")
+
+
+@pytest.mark.real_data
+def test_every_awkward_file_is_read_or_refused_by_predict(real_data, tmp_path):
+    inputs = real_data / "medical" / "dicom_awkward"
+    done = run(*predict(inputs, tmp_path, "--run", "r", "--key-file", tmp_path / "key"))
+    assert done.code in (3, 4)
+    assert "Traceback" not in done.err
+    told = [
+        name
+        for kind in ("rejected", "left_aside")
+        for line in (tmp_path / "r" / f"{kind}.jsonl").read_text().splitlines()
+        for name in json.loads(line)["files"]
+    ]
+    cases, _ = find_cases(inputs, key_file=tmp_path / "key")
+    assert {case.id for case in cases} == {row["id"] for row in worklist(tmp_path / "r") if row["status"] != "rejected"}
+    there = [path for path in inputs.rglob("*") if path.is_file()]
+    assert len(told) == len(set(told)) == len(there) - sum(len(case.files) for case in cases)
+
+
+@pytest.mark.real_data
+def test_every_awkward_file_is_told_by_a_dry_run_of_prepare(real_data, tmp_path):
+    inputs = real_data / "medical" / "dicom_awkward"
+    (tmp_path / "params.yaml").write_text("prepare: {}\n")
+    options = ("-o", tmp_path / "out", "--params", tmp_path / "params.yaml", "--dry-run")
+    done = run("medical", "prepare", inputs, *options)
+    assert done.code == 4
+    told = [line for line in done.err.splitlines() if ": PTD-" in line]
+    more = sum(int(line.partition(" and ")[2].split()[0]) for line in told if " more: " in line)
+    assert len(told) + more == len([path for path in inputs.rglob("*") if path.is_file()])
+    assert not (tmp_path / "out").exists()
