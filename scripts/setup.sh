@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+PATH=${PATH//"$PWD/.venv/bin:"/} # the environment is made by the system's Python, never by itself
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     { echo "pentad needs Python 3.11 or newer; name one with PYTHON=python3.11 make …" >&2; exit 2; }
