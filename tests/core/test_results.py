@@ -29,8 +29,8 @@ def test_a_row_a_model_with_intervals_and_the_number_of_cases(tmp_path):
     assert (tmp_path / "row.md").read_text().splitlines() == [
         "| pipeline | data | model | n | dice | hd95 mm |",
         "|---|---|---|---|---|---|",
-        "| [liver_seg](pipelines/liver_seg) | synthetic | a | 7 | 0.900 [0.800, 0.950] | — |",
-        "| [liver_seg](pipelines/liver_seg) | synthetic | b | 1 | 0.500 | 12.0 [3.0, 20.0] |",
+        "| liver_seg | synthetic | a | 7 | 0.900 [0.800, 0.950] | — |",
+        "| liver_seg | synthetic | b | 1 | 0.500 | 12.0 [3.0, 20.0] |",
     ]
 
 

@@ -27,7 +27,7 @@ def write_row(pipeline: Path, out: Path) -> None:
         headline, models = content["headline"].split(", "), content["models"]
         rows = []
         for name, metrics in models.items():
-            cells = [f"[{pipeline.name}](pipelines/{pipeline.name})", content["data"], name]
+            cells = [pipeline.resolve().name, content["data"], name]
             cells += [str(metrics[headline[0]]["n"]), *(from_entry(metrics[metric]).format() for metric in headline)]
             rows.append(f"| {' | '.join(cells)} |")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
