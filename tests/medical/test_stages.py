@@ -134,6 +134,7 @@ def test_an_impossible_share_of_foreground_is_one_sentence(trained, tmp_path):
 def test_a_table_without_training_cases_is_one_sentence(trained, tmp_path):
     table = tmp_path / "cases.jsonl"
     table.write_text('{"id": "a", "files": {"image": "a.nii", "label": "b.nii"}, "split": "test"}\n')
+    shutil.copy(trained / "prepared" / "dataset.json", tmp_path)
     options = ("--params", trained / "params.yaml")
     assert call("medical", "plan", table, "-o", tmp_path / "plan.json", *options).code == 2
     done = call(*("medical", "train", table), *train(trained, tmp_path)[3:])

@@ -148,11 +148,15 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     """See that a run may be made in ``folder``.
 
     Raises:
-        UsageError: Something is there, or with ``overwrite`` something that is no run.
+        UsageError: Something is there, or with ``overwrite`` something that is no run, or it cannot be looked at.
     """
-    if folder.exists() and not overwrite:
+    try:
+        taken = folder.exists()
+    except OSError as error:  # a folder above it that may not be searched
+        raise not_writable(folder.parent, error) from None
+    if taken and not overwrite:
         raise UsageError("PTD-242", "this run exists", "resume it, give another name, or say --overwrite", folder)
-    if folder.exists() and not _is_run(folder):
+    if taken and not _is_run(folder):
         raise UsageError("PTD-242", "this is no run folder, so it is not emptied", "give another name", folder)
 
 
