@@ -87,8 +87,9 @@ def test_the_digest_is_a_function_of_the_content(tmp_path, model):
 
 
 def test_the_card_may_be_mended_without_making_another_model(saved):
+    before = load_bundle(saved, "medical", MODELS).digest
     (saved / "README.md").write_text("# Net, liver")
-    load_bundle(saved, "medical", MODELS)
+    assert load_bundle(saved, "medical", MODELS).digest == before
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
