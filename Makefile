@@ -30,4 +30,4 @@ test: samples lint ## every check
 
 lock: ## renew requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
-		--group dev packages/*/pyproject.toml --no-emit-package pentad-core --output-file requirements.lock
+		--group dev --all-extras packages/*/pyproject.toml --no-emit-package pentad-core --output-file requirements.lock
