@@ -5,16 +5,17 @@ Signature and semantics are those of ``selective_scan_fn`` in state-spaces/mamba
 vary along the sequence. Deviations: the gradient of the last state is propagated too, and softplus is not replaced by
 the identity above 20 (a difference of at most 2e-9).
 
-Backends: ``reference`` is the plain formula, a loop over the steps on any device; ``numba`` runs on CPUs, compiled on
-first use. The compiled path is the custom operator ``pentad::selective_scan``, which ``torch.compile`` and
-``torch.export`` keep whole; a kernel for another device registers itself on that operator and in ``_BACKENDS``.
+Backends: ``reference`` is the plain formula, a loop over the steps on any device; ``numba`` runs on CPUs and
+``triton`` on GPUs, both compiled on first use; ``mamba_ssm`` is the published kernel, where that package is installed.
+``numba`` and ``triton`` are custom operators, which ``torch.compile`` and ``torch.export`` keep whole.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -22,6 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pentad.core.errors import UsageError, nearest
+from pentad.core.layers import selective_scan_mamba_ssm, selective_scan_triton
+from pentad.core.layers.selective_scan_mamba_ssm import Need
 
 # Lanes of the channel blocks whose states the compiled forward pass keeps, and steps between two kept states.
 LANES = 16
@@ -33,17 +36,22 @@ Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
 
 
 class _Backend(NamedTuple):
-    """Where a backend runs (empty: everywhere) and the module it needs (empty: none)."""
+    """Where a backend runs (empty: everywhere), the module it needs (empty: none), and what it refuses, if anything."""
 
     devices: tuple[str, ...]
     module: str
+    refusal: Callable[[Need], str] = lambda need: ""
 
 
+_LAYERS = "pentad.core.layers"
 # In order of preference.
 _BACKENDS = {
-    "numba": _Backend(("cpu",), "pentad.core.layers.selective_scan_numba"),
+    "numba": _Backend(("cpu",), f"{_LAYERS}.selective_scan_numba"),
+    "mamba_ssm": _Backend(("cuda",), selective_scan_mamba_ssm.MODULE, selective_scan_mamba_ssm.refusal),
+    "triton": _Backend(selective_scan_triton.DEVICES, f"{_LAYERS}.selective_scan_triton_kernels"),
     "reference": _Backend((), ""),
 }
+_ANY = Need()
 _PROBLEMS: dict[str, str] = {}
 _preferred = "auto"
 
@@ -123,20 +131,31 @@ def selective_scan(  # noqa: PLR0913 - the published signature
     given = (u, delta, A, *grouped, D, z, delta_bias)
     wide = torch.float64 if any(x is not None and x.dtype == torch.float64 for x in given) else torch.float32
     u_, delta_, A_, B_, C_, D_, z_, bias_ = (None if x is None else x.to(wide) for x in given)
-    if _choose(backend, u.device.type) == "reference":
-        out, last = _reference(u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus)  # type: ignore[arg-type]
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
+    need = Need(wide, u.numel(), A.shape[1], keep and return_last_state)
+    chosen = _choose(backend, u.device.type, need)
+    if chosen in _FUNCTIONS:
+        out, last = _FUNCTIONS[chosen](u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus)
     else:
-        keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-        operator = torch.ops.pentad.selective_scan
+        operator = getattr(torch.ops.pentad, _OPERATORS[chosen])
         out, last, _ = operator(u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus, keep)
     out = out.to(u.dtype)
     return (out, last) if return_last_state else out
 
 
 def available_backends() -> dict[str, str]:
-    """Return for each backend ``used`` (what ``auto`` takes on a CPU), ``available``, or why it cannot run here."""
-    used = _choose("auto", "cpu")
-    return {name: _problem(name) or ("used" if name == used else "available") for name in _BACKENDS}
+    """Return for each backend what it is used for by ``auto``, ``available``, or why it cannot run here."""
+    chosen = {device: _choose("auto", device) for device in ("cpu", "cuda")}
+    return {name: _problem(name) or _use(name, chosen) for name in _BACKENDS}
+
+
+def _use(name: str, chosen: dict[str, str]) -> str:
+    present = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    devices = _BACKENDS[name].devices
+    if devices and set(devices).isdisjoint(present):
+        return "no cuda device here" + ("; used where there is one" if chosen["cuda"] == name else "")
+    used = [device for device in present if chosen[device] == name]
+    return f"used on {' and '.join(used)}" if used else "available"
 
 
 @contextmanager
@@ -171,18 +190,18 @@ def _problem(name: str) -> str:
     try:
         if module:
             importlib.import_module(module)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:  # what a broken build of others raises
         _PROBLEMS[name] = f"cannot be loaded ({error})"
     return _PROBLEMS[name]
 
 
-def _choose(name: str, device: str) -> str:
+def _choose(name: str, device: str, need: Need = _ANY) -> str:
     _known(name)
     name = _preferred if name == "auto" else name
     if name == "auto":
         fits = (key for key, entry in _BACKENDS.items() if not entry.devices or device in entry.devices)
-        return next(key for key in fits if not _problem(key))
-    devices, reason = _BACKENDS[name].devices, _problem(name)
+        return next(key for key in fits if not _BACKENDS[key].refusal(need) and not _problem(key))
+    devices, reason = _BACKENDS[name].devices, _problem(name) or _BACKENDS[name].refusal(need)
     if devices and device not in devices:
         reason = f"runs on {', '.join(devices)} only, the input is on {device}"
     if reason:
@@ -275,17 +294,6 @@ def _forward(  # noqa: PLR0913 - the published signature
     return selective_scan_numba.forward(inputs, delta_softplus, checkpoint_size(u, A, B) if keep else 0)
 
 
-def _forward_fake(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    *others: *tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    kept = checkpoint_size(u, A, B) if others[-1] else 0
-    return u.new_empty(u.shape), u.new_empty((u.shape[0], *A.shape)), u.new_empty((kept,))
-
-
 def _backward(  # noqa: PLR0913 - the forward pass's arguments, what it kept, and the two gradients
     u: Tensor,
     delta: Tensor,
@@ -326,30 +334,58 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(*inputs[:8], output[2])
 
 
-def _differentiate(ctx: Any, grad_out: Tensor | None, grad_last: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+def _differentiate(
+    backward: str, ctx: Any, grad_out: Tensor | None, grad_last: Tensor | None, _: Tensor | None
+) -> tuple[Any, ...]:
     *inputs, checkpoints = ctx.saved_tensors
     if grad_out is None:
         grad_out = torch.zeros_like(inputs[0])
-    operator = torch.ops.pentad.selective_scan_backward
+    operator = getattr(torch.ops.pentad, backward)
     grads = operator(*inputs, ctx.delta_softplus, checkpoints, grad_out, grad_last)
     wanted = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
     return (*wanted, None, None)
 
 
-def _register() -> None:
-    """Make the operators known to torch; registering by schema spares the first call an import of torch's compiler."""
+def _register(
+    name: str, devices: tuple[str, ...], passes: tuple[Callable[..., Any], Callable[..., Any]], kept: Callable[..., int]
+) -> None:
+    """Make the operators known to torch; registering by schema spares the first call an import of torch's compiler.
+
+    Args:
+        name: Of the forward operator; the backward operator's has ``_backward`` after it.
+        devices: Device types the two passes run on.
+        passes: Forward and backward.
+        kept: u, A and B to the number of state values that forward keeps.
+    """
+
+    def forward_fake(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        last, size = u.new_empty((u.shape[0], *A.shape)), kept(u, A, B) if others[-1] else 0
+        return u.new_empty(u.shape), last, u.new_empty((size,))
+
     inputs = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
-    kept = "Tensor checkpoints, Tensor grad_out, Tensor? grad_last"
+    saved = "Tensor checkpoints, Tensor grad_out, Tensor? grad_last"
     three, eight = (f"({', '.join(['Tensor'] * count)})" for count in (3, 8))
-    forward, backward = "pentad::selective_scan", "pentad::selective_scan_backward"
+    forward, backward = f"pentad::{name}", f"pentad::{name}_backward"
     tags = (torch.Tag.pt2_compliant_tag,)
     torch.library.define(forward, f"({inputs}, bool delta_softplus, bool keep) -> {three}", tags=tags)
-    torch.library.define(backward, f"({inputs}, bool delta_softplus, {kept}) -> {eight}", tags=tags)
-    torch.library.impl(forward, "cpu", _forward)
-    torch.library.impl(backward, "cpu", _backward)
-    torch.library.register_fake(forward, _forward_fake)
+    torch.library.define(backward, f"({inputs}, bool delta_softplus, {saved}) -> {eight}", tags=tags)
+    for operator, function in zip((forward, backward), passes, strict=True):
+        torch.library.impl(operator, devices, function)
+    torch.library.register_fake(forward, forward_fake)
     torch.library.register_fake(backward, _backward_fake)
-    torch.library.register_autograd(forward, _differentiate, setup_context=_setup_context)
+    gradient = partial(_differentiate, f"{name}_backward")
+    torch.library.register_autograd(forward, gradient, setup_context=_setup_context)
 
 
-_register()
+_FUNCTIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "reference": _reference,
+    "mamba_ssm": selective_scan_mamba_ssm.run,
+}
+_OPERATORS = {"numba": "selective_scan", "triton": "selective_scan_triton"}
+_register("selective_scan", ("cpu",), (_forward, _backward), checkpoint_size)
+_register(
+    "selective_scan_triton",
+    selective_scan_triton.DEVICES,
+    (selective_scan_triton.forward, selective_scan_triton.backward),
+    selective_scan_triton.kept_size,
+)
