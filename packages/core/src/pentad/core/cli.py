@@ -95,7 +95,7 @@ def doctor() -> None:
     from pentad.core.doctor import findings
 
     for name, state in findings():
-        typer.echo(f"{name:<24} {state}")
+        typer.echo(f"{name:<25} {state}")
 
 
 @app.command()
