@@ -18,6 +18,9 @@ models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The 
 app.add_typer(models_app, name="models")
 
 Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
+Credentials = Annotated[
+    Path | None, typer.Option(help="JSON file with user and password, or token, for a DICOMweb archive.")
+]
 Model = Annotated[str, typer.Option(help="Bundle folder, or the name of a baseline without weights (threshold).")]
 
 
@@ -104,6 +107,11 @@ def predict(
         Path | None, typer.Option(help="A params.yaml whose prepare.select says which series of a study is taken.")
     ] = None,
     key_file: Annotated[Path | None, typer.Option(help="Key of the pseudonyms; one is made at first use.")] = None,
+    send_to: Annotated[
+        str,
+        typer.Option("--return", help="Send DICOM results to dicom://AET@host:port or https://host/dicom-web."),
+    ] = "",
+    credentials: Credentials = None,
     device: options.Device = "auto",
     offline: options.Offline = False,
     run: options.Run = "",
@@ -144,8 +152,25 @@ def predict(
         key_file=key_file,
         device=device,
         offline=offline,
+        send_to=send_to,
+        credentials=credentials,
     )
     raise typer.Exit(predict(request, batch, only_say=dry_run))
+
+
+@app.command()
+def send(
+    run: Annotated[Path, typer.Argument(help="Run folder of predict.")],
+    to: Annotated[str, typer.Option("--to", help="dicom://AET@host:port or https://host/dicom-web.")],
+    credentials: Credentials = None,
+    json_lines: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Send the DICOM results of a run to an archive; what it has got before is not sent again."""
+    from pentad.core.batch import deliver_run
+    from pentad.medical.pacs import archive
+
+    raise typer.Exit(deliver_run(run, archive(to, credentials), quiet=quiet, json_lines=json_lines))
 
 
 @app.command()

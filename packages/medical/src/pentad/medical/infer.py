@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
+from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, Destination, dry_run, run_batch
 from pentad.core.cases import Case, Rejection, input_digest, read_cases, write_rejections
 from pentad.core.config import load_params
 from pentad.core.errors import ModelError, UsageError, nearest
@@ -35,6 +35,8 @@ class PredictRequest:
         key_file: Key of the pseudonyms.
         device: auto, cpu, cuda or cuda:N.
         offline: Never ask the network for a model.
+        send_to: Address of an archive that gets each case's DICOM objects; empty for none.
+        credentials: File with what the archive asks for; else the environment's variables.
     """
 
     inputs: tuple[Path, ...]
@@ -45,6 +47,22 @@ class PredictRequest:
     key_file: Path | None = None
     device: str = "auto"
     offline: bool = False
+    send_to: str = ""
+    credentials: Path | None = None
+
+    def destination(self) -> Destination | None:
+        """Return the archive that results go to, if any.
+
+        Raises:
+            UsageError: Nothing that an archive takes is written, or the archive cannot be used as it is given.
+        """
+        if not self.send_to:
+            return None
+        from pentad.medical.pacs import archive
+
+        if not {"seg", "sr"} & set(self.wanted()):
+            raise UsageError("PTD-583", "no DICOM object is asked for", "add seg to --outputs, or leave out --return")
+        return archive(self.send_to, self.credentials)
 
     def wanted(self) -> tuple[str, ...]:
         """Return the outputs asked for.
@@ -64,10 +82,10 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     """Segment every study below the inputs and return the exit code of `pentad.core.batch.run_batch`.
 
     Raises:
-        UsageError: An input, the options or the output folder cannot be used; nothing was started.
+        UsageError: An input, the options, the archive or the output folder cannot be used; nothing was started.
         ModelError: There is no such bundle.
     """
-    outputs = request.wanted()
+    outputs, destination = request.wanted(), request.destination()
     rules = load_params(request.params, "prepare", PrepareConfig).select if request.params else SelectionRules()
     identity = {
         "model": _model_digest(request.model),
@@ -81,7 +99,7 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
         return dry_run(cases, options, identity, rejections)
     setup = partial(_processor, request, outputs, rules)
     finish = partial(_write_left_aside, [item for item in rejections if harmless(item)])
-    return run_batch(cases, setup, options, identity, refused, finish)
+    return run_batch(cases, setup, options, identity, refused, finish, destination)
 
 
 def _config_digest(outputs: Sequence[str], rules: SelectionRules) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pentad.core.batch.delivery import not_sent
 from pentad.core.batch.folder import (
     CASES,
     EVENTS,
@@ -159,11 +160,12 @@ def _joined_state(parts: Sequence[_Part], folder: Path, records: Sequence[CaseRe
     failed = len(records) - len(good)
     flagged = sum(bool(record.flags) for record in good)
     counts = {"total": len(records), "ok": len(good), "failed": failed, "pending": 0}
+    unsent = sum(not_sent(record) for record in good)
     strict = any(part.state.options.get("strict") for part in parts)
     return RunState(
         folder.name,
         status="finished",
-        exit_code=3 if failed or rejected or (strict and flagged) else 0,
+        exit_code=3 if failed or rejected or unsent or (strict and flagged) else 0,
         started=min(part.state.started for part in parts),
         ended=utc_now(),
         seconds=round(sum(part.state.seconds for part in parts), 3),
@@ -173,5 +175,5 @@ def _joined_state(parts: Sequence[_Part], folder: Path, records: Sequence[CaseRe
         merged_from=[part.folder.name for part in parts],
         code=code_version(),
         environment=environment(),
-        cases={**counts, "flagged": flagged, "rejected": rejected},
+        cases={**counts, "flagged": flagged, "rejected": rejected, "not_sent": unsent},
     )
