@@ -230,8 +230,8 @@ def test_credentials_reach_the_archive_and_nothing_else(tmp_path, monkeypatch):
     write_series(tmp_path / "in", Scan(shape=(12, 40, 40)))
     with web((401, {}), (200, {})) as (address, got):
         options = ("--model", "threshold", "--key-file", tmp_path / "key", "--return", address, "--outputs", "seg")
-        first = call("-vv", "medical", "predict", tmp_path / "in", "-o", tmp_path / "out", "--run", "r", *options)
-        again = call("-vv", "medical", "send", tmp_path / "out" / "r", "--to", address)
+        first = call("-v", "medical", "predict", tmp_path / "in", "-o", tmp_path / "out", "--run", "r", *options)
+        again = call("-v", "medical", "send", tmp_path / "out" / "r", "--to", address)
     assert (first.code, again.code) == (3, 0)
     assert {headers["Authorization"] for headers in got} == {"Basic cmVhZGVyOmh1bnRlcjI="}
     said = first.out + first.err + again.out + again.err + everything_written(tmp_path / "out")

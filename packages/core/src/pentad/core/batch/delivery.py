@@ -49,12 +49,17 @@ def not_sent(record: CaseRecord, destination: str = "") -> bool:
 
     Args:
         record: The case's record.
-        destination: Also count it where nothing was tried towards this one yet.
+        destination: Where it is to go now; empty where nothing more is to go: then its last attempt counts.
     """
     if record.status != "ok":
         return False
-    untried = bool(destination) and destination not in record.sent
-    return untried or any(answer.startswith(_FAILED) for files in record.sent.values() for answer in files.values())
+    if not destination:
+        return bool(record.code)
+    return destination not in record.sent or bool(_failures(record.sent[destination]))
+
+
+def _failures(answers: Mapping[str, str]) -> list[str]:
+    return [answer for answer in answers.values() if answer.startswith(_FAILED)]
 
 
 class Deliveries:
@@ -107,10 +112,10 @@ class Deliveries:
     def _receipt(self, record: CaseRecord, answers: Mapping[str, str]) -> CaseRecord:
         assert self._destination is not None
         sent = {**record.sent, self._destination.name: dict(answers)}
-        failures = [answer for files in sent.values() for answer in files.values() if answer.startswith(_FAILED)]
+        failures = _failures(answers)
         code, _, reason = failures[0].partition(" ") if failures else ("", "", "")
-        good = sum(not answer.startswith(_FAILED) for answer in answers.values())
-        changes = {"sent": sent, "code": code, "reason": reason, "row": {**record.row, SENT: good}}
+        row = {**record.row, SENT: len(answers) - len(failures)}
+        changes = {"sent": sent, "code": code, "reason": reason, "row": row}
         return record.model_copy(update=changes)
 
 
