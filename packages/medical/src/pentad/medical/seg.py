@@ -250,6 +250,8 @@ def _without_clock(seg: Any, source: Dataset, uid: _Uids) -> Dataset:
     for item in seg.get("ContributingEquipmentSequence", []):
         if "ContributionDateTime" in item:
             item.ContributionDateTime = f"{date}{time}"
+    if "ContentCreatorName" not in seg:
+        seg.ContentCreatorName = None  # required, though nobody's: highdicom leaves it out
     organization = uid("dimensions")
     for item in seg.get("DimensionOrganizationSequence", []):
         item.DimensionOrganizationUID = organization
