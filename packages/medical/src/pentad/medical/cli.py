@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from pentad.core import options
+from pentad.medical.models_cli import app as models_app
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Segment medical images.\n\nFor instance: pentad medical predict STUDIES/ -o OUT --model BUNDLE",
 )
-models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
 app.add_typer(models_app, name="models")
 
 Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]

@@ -5,9 +5,10 @@ Signature and semantics are those of ``selective_scan_fn`` in state-spaces/mamba
 vary along the sequence. Deviations: the gradient of the last state is propagated too, and softplus is not replaced by
 the identity above 20 (a difference of at most 2e-9).
 
-Backends: ``reference`` is the plain formula, a loop over the steps on any device; ``numba`` runs on CPUs, compiled on
-first use. The compiled path is the custom operator ``pentad::selective_scan``, which ``torch.compile`` and
-``torch.export`` keep whole; a kernel for another device registers itself on that operator and in ``_BACKENDS``.
+Backends: ``reference`` is the plain formula, a loop over the steps on any device; ``doubling`` is the same in few plain
+operations, for exporters; ``numba`` runs on CPUs, compiled on first use. The compiled path is the custom operator
+``pentad::selective_scan``, which ``torch.compile`` and ``torch.export`` keep whole; a kernel for another device
+registers itself on that operator and in ``_BACKENDS``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class _Backend(NamedTuple):
 _BACKENDS = {
     "numba": _Backend(("cpu",), "pentad.core.layers.selective_scan_numba"),
     "reference": _Backend((), ""),
+    "doubling": _Backend((), "pentad.core.layers.selective_scan_doubling"),
 }
 _PROBLEMS: dict[str, str] = {}
 _preferred = "auto"
@@ -123,7 +125,12 @@ def selective_scan(  # noqa: PLR0913 - the published signature
     given = (u, delta, A, *grouped, D, z, delta_bias)
     wide = torch.float64 if any(x is not None and x.dtype == torch.float64 for x in given) else torch.float32
     u_, delta_, A_, B_, C_, D_, z_, bias_ = (None if x is None else x.to(wide) for x in given)
-    if _choose(backend, u.device.type) == "reference":
+    chosen = _choose(backend, u.device.type)
+    if chosen == "doubling":
+        from pentad.core.layers import selective_scan_doubling
+
+        out, last = selective_scan_doubling.forward((u_, delta_, A_, B_, C_, D_, z_, bias_), delta_softplus)  # type: ignore[arg-type]
+    elif chosen == "reference":
         out, last = _reference(u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus)  # type: ignore[arg-type]
     else:
         keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
