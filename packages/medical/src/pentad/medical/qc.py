@@ -223,7 +223,7 @@ def _check_intensities(quality: Quality, scan: Volume, label: NDArray[np.uint8],
         share = float(((values < low) | (values > high)).mean())
         if share > INTENSITY_SHARE:
             quality.flags["intensity_range"] = (
-                f"{share:.0%} of what was found lies outside {low:.0f} to {high:.0f} HU, in training scans 1%."
+                f"Of what was found {share:.0%} lies outside {low:.0f} to {high:.0f} HU, in the training scans 1%."
             )
     if reference.training is None:
         quality.unchecked["phase"] = "the model does not say what its training scans were like"

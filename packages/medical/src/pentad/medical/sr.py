@@ -148,12 +148,9 @@ def _device(algorithm: Algorithm) -> Any:
     )
 
 
-def _identification(algorithm: Algorithm) -> Any:
-    return _hd.sr.AlgorithmIdentification(
-        name=algorithm.name,
-        version=algorithm.version,
-        parameters=[f"{name}: {value}" for name, value in algorithm.parameters.items()],
-    )
+def _identification(algorithm: Algorithm, *, digests: bool = False) -> Any:
+    stated = [f"{name}: {value}" for name, value in algorithm.parameters.items()] if digests else None
+    return _hd.sr.AlgorithmIdentification(name=algorithm.name, version=algorithm.version, parameters=stated)
 
 
 def _summary(measurements: Measurements, segments: Sequence[Segment], algorithm: Algorithm, uid: Uids) -> Any:
@@ -166,7 +163,7 @@ def _summary(measurements: Measurements, segments: Sequence[Segment], algorithm:
         tracking_identifier=_hd.sr.TrackingIdentifier(uid=uid("tracking summary"), identifier=_SUMMARY),
         finding_type=organ.kind,
         finding_category=organ.category,
-        algorithm_id=_identification(algorithm),
+        algorithm_id=_identification(algorithm, digests=True),
         measurements=numbers,
         qualitative_evaluations=[
             _hd.sr.QualitativeEvaluation(name=_QUALITY, value=Code(flag[:16], _SCHEME, text[:LIMIT]))
@@ -210,20 +207,40 @@ def read_report(path: Path) -> Report:
     """
     try:
         with discreet():
-            content = _hd.sr.srread(path).content
-            summaries = content.get_image_measurement_groups()
-            found: Report = {str(group.tracking_uid): (0, _values(group)) for group in summaries}
-            for group in content.get_volumetric_roi_measurement_groups():
-                number = int(group.referenced_segment.referenced_segment_numbers[0])
-                found[str(group.tracking_uid)] = (number, _values(group))
-    except (AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            content = pydicom.dcmread(path).ContentSequence
+        (measured,) = _items(content, _IMAGING_MEASUREMENTS)
+        groups = _items(measured.ContentSequence, _GROUP)
+        found = {_text(group, _TRACKING_UID): (_segment(group), _values(group)) for group in groups}
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
         problem = f"it is no report of measurements ({type(error).__name__})"
         raise CaseError("PTD-552", problem, "give a report that pentad wrote", path.name) from None
     return found
 
 
-def _values(group: Any) -> tuple[float, ...]:
-    return tuple(float(item.value) for item in group.get_measurements())
+# Read by pydicom alone: what highdicom wrote is not taken back at its own word.
+_IMAGING_MEASUREMENTS, _GROUP, _TRACKING_UID = "126010", "125007", "112040"
+
+
+def _items(content: Sequence[Dataset], concept: str) -> list[Dataset]:
+    return [item for item in content if item.ConceptNameCodeSequence[0].CodeValue == concept]
+
+
+def _text(group: Dataset, concept: str) -> str:
+    (item,) = _items(group.ContentSequence, concept)
+    return str(item.UID)
+
+
+def _segment(group: Dataset) -> int:
+    for item in group.ContentSequence:
+        for reference in item.get("ReferencedSOPSequence", []):
+            if "ReferencedSegmentNumber" in reference:
+                return int(reference.ReferencedSegmentNumber)
+    return 0
+
+
+def _values(group: Dataset) -> tuple[float, ...]:
+    numbers = [item for item in group.ContentSequence if item.ValueType == "NUM"]
+    return tuple(float(item.MeasuredValueSequence[0].NumericValue) for item in numbers)
 
 
 def _expected(measurements: Measurements, uid: Uids) -> Report:
