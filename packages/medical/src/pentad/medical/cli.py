@@ -21,7 +21,13 @@ Table = Annotated[Path, typer.Argument(help="Case table written by prepare (case
 Credentials = Annotated[
     Path | None, typer.Option(help="JSON file with user and password, or token, for a DICOMweb archive.")
 ]
-Model = Annotated[str, typer.Option(help="Bundle folder, or the name of a baseline without weights (threshold).")]
+Model = Annotated[
+    list[str],
+    typer.Option(
+        help="Bundle folder, or a baseline without weights (threshold); several bundles answer together.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
@@ -91,7 +97,7 @@ def evaluate(
     """Score a model on labelled cases: a row a case, and intervals."""
     from pentad.medical.evaluate import evaluate
 
-    text, failed = evaluate(table, split, model, out, params, override, device)
+    text, failed = evaluate(table, split, ",".join(model), out, params, override, device)
     typer.echo(text)
     raise typer.Exit(3 if failed else 0)
 
@@ -102,7 +108,7 @@ def predict(
     out: options.Out,
     model: Model,
     split: options.Split = "",
-    outputs: Annotated[str, typer.Option(help="What to write: any of nifti,seg,page.")] = "nifti,seg,page",
+    outputs: Annotated[str, typer.Option(help="What to write: any of nifti,seg,sr,page,pdf.")] = "nifti,seg,sr,page",
     params: Annotated[
         Path | None, typer.Option(help="A params.yaml whose prepare.select says which series of a study is taken.")
     ] = None,
@@ -113,6 +119,10 @@ def predict(
     ] = "",
     credentials: Credentials = None,
     device: options.Device = "auto",
+    mirror: Annotated[
+        bool | None,
+        typer.Option("--mirror/--no-mirror", help="Average over mirrored windows; else as the bundle says."),
+    ] = None,
     offline: options.Offline = False,
     run: options.Run = "",
     resume: options.Resume = "",
@@ -145,13 +155,14 @@ def predict(
     )
     request = PredictRequest(
         inputs=tuple(inputs),
-        model=model,
+        model=",".join(model),
         split=split,
         outputs=outputs,
         params=params,
         key_file=key_file,
         device=device,
         offline=offline,
+        mirror=mirror,
         send_to=send_to,
         credentials=credentials,
     )

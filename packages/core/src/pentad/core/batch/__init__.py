@@ -1,8 +1,8 @@
 """Batch inference over many cases: nothing lost, repeated, overwritten or skipped in silence.
 
 A run is the folder ``OUT/<run>``: ``cases/<id>/`` holds a case's files, put there whole; ``journal.jsonl`` a record
-of every case; ``worklist.csv`` a row per case, problems first; ``rejected.jsonl`` inputs that became no case;
-``events.jsonl`` what happened when; ``run.json`` what made it all (described by ``run_schema.json``).
+of every case; ``worklist.csv`` and ``index.html`` a row per case, problems first; ``rejected.jsonl`` inputs that
+became no case; ``events.jsonl`` what happened when; ``run.json`` what made it all (see ``run_schema.json``).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from pentad.core.batch.folder import (
     utc_now,
     write_state,
 )
+from pentad.core.batch.index import write_index
 from pentad.core.batch.journal import CaseRecord, LineFile, read_journal, write_record
 from pentad.core.batch.resuming import files_match
 from pentad.core.batch.worklist import worst_first, write_worklist
@@ -128,6 +129,7 @@ def _join(parts: Sequence[_Part], folder: Path, finish: Callable[[Path, list[Cas
     if finish is not None:
         finish(folder, worst_first([*records, *refused]))
     state = _joined_state(parts, folder, records, len(refused))
+    write_index(folder, [*records, *refused], state)
     write_state(folder, state)
     return state.exit_code or 0
 
@@ -171,7 +173,7 @@ def _joined_state(parts: Sequence[_Part], folder: Path, records: Sequence[CaseRe
         seconds=round(sum(part.state.seconds for part in parts), 3),
         starts=1,
         identity=parts[0].state.identity,
-        options={"strict": strict},
+        options={"strict": strict, "notice": parts[0].state.options.get("notice", "")},
         merged_from=[part.folder.name for part in parts],
         code=code_version(),
         environment=environment(),

@@ -25,6 +25,7 @@ from pentad.core.batch.folder import (
     utc_now,
     write_state,
 )
+from pentad.core.batch.index import write_index
 from pentad.core.batch.journal import CaseRecord, LineFile, read_journal, write_record
 from pentad.core.batch.options import BatchOptions
 from pentad.core.batch.progress import Progress
@@ -104,7 +105,7 @@ class BatchRun:
         self._begin(shard)
 
     def _begin(self, shard: Shard) -> None:
-        kept = ("workers", "strict", "max_failures", "case_timeout", "overwrite")
+        kept = ("workers", "strict", "max_failures", "case_timeout", "overwrite", "notice")
         self.state = dataclasses.replace(
             self.state,
             status="running",
@@ -272,6 +273,7 @@ class BatchRun:
         shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         try:
             write_worklist(self.folder / WORKLIST, self.all_records())
+            write_index(self.folder, self.all_records(), self.state)
             write_state(self.folder, self.state)
         except OSError as error:
             return [
