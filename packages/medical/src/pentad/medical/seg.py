@@ -217,6 +217,7 @@ def _dataset(numbers: NDArray[np.uint8], series: Series, segments: Sequence[Segm
             series_description=f"{RESEARCH}: {algorithm.name} {algorithm.version}"[:LIMIT],
             omit_empty_frames=bool(numbers.any()),
         )
+    seg.ContentCreatorName = None  # required, though nobody's: highdicom leaves it out
     return without_clock(seg, sources[0], uid)
 
 
@@ -291,8 +292,6 @@ def without_clock(seg: Any, source: Dataset, uid: Uids) -> Dataset:
     for item in seg.get("ContributingEquipmentSequence", []):
         if "ContributionDateTime" in item:
             item.ContributionDateTime = f"{date}{time}"
-    if "ContentCreatorName" not in seg:
-        seg.ContentCreatorName = None  # required, though nobody's: highdicom leaves it out
     organization = uid("dimensions")
     for item in seg.get("DimensionOrganizationSequence", []):
         item.DimensionOrganizationUID = organization
