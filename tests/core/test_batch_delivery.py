@@ -103,6 +103,7 @@ def test_a_finished_run_is_handed_on_later_and_only_once(tmp_path, cases, doubli
     rows = worklist(tmp_path / "a")
     assert rows["x"]["status"] == "rejected"
     assert {rows[case.id]["sent"] for case in cases} == {"1"}
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["cases"]["not_sent"] == 0
 
 
 def test_a_file_that_changed_since_it_was_written_is_not_handed_on(tmp_path, cases, doubling):

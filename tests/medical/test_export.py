@@ -53,6 +53,7 @@ def model_of(bundle: Path) -> torch.nn.Module:
     return load_bundle(bundle, "medical", {name: cls for name, (_, cls) in MODELS.items()}).model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_onnx_file_gives_the_models_numbers_in_onnxruntime(name, bundles, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -133,7 +134,7 @@ def test_a_scan_segmented_by_monais_transforms_alone_agrees_with_ours(bundles, t
     assert (label.array == ours).mean() > 0.999
 
 
-@pytest.mark.parametrize("kind", ["monai", "onnx"])
+@pytest.mark.parametrize("kind", ["monai", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_other_numbers_are_refused_and_leave_nothing(kind, bundles, tmp_path, monkeypatch):
     if kind == "onnx":
         pytest.importorskip("onnxruntime")

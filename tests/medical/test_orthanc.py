@@ -98,8 +98,9 @@ def test_studies_fetched_from_an_archive_get_their_results_back_and_once(server,
     sent = [record.sent[server.dicom] for record in records]
     assert sent == [dict.fromkeys(answers, "stored") for answers in sent]
     assert len(sent) == 2
-    assert all("seg.dcm" in answers for answers in sent)
-    assert {item.StudyInstanceUID for item in find(server, "SEG")} == {uid("a"), uid("b")}
+    assert all(list(answers) == ["seg.dcm", "sr.dcm"] for answers in sent)
+    for modality in ("SEG", "SR"):
+        assert {item.StudyInstanceUID for item in find(server, modality)} == {uid("a"), uid("b")}
     before = server.ask("/statistics")["CountInstances"]
     # The same cases again, as another run and by the other way.
     assert predict(tmp_path / "fetched", tmp_path / "again", server.dicom).code == 0

@@ -224,6 +224,7 @@ def test_what_a_web_service_says_is_told(answers, told, times, image):
     assert re.fullmatch(told, reply["image.dcm"])
 
 
+@pytest.mark.slow
 def test_credentials_reach_the_archive_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("PENTAD_PACS_USER", "reader")
     monkeypatch.setenv("PENTAD_PACS_PASSWORD", "hunter2")

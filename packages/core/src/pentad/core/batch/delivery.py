@@ -10,7 +10,17 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from pentad.core.batch.casework import explain
-from pentad.core.batch.folder import CASES, EVENTS, JOURNAL, REJECTED, WORKLIST, old_run, read_state
+from pentad.core.batch.folder import (
+    CASES,
+    EVENTS,
+    JOURNAL,
+    REJECTED,
+    WORKLIST,
+    RunState,
+    old_run,
+    read_state,
+    write_state,
+)
 from pentad.core.batch.journal import CaseRecord, LineFile, read_journal, write_record
 from pentad.core.batch.progress import Progress
 from pentad.core.batch.resuming import files_match
@@ -137,7 +147,7 @@ def deliver_run(run: Path, destination: Destination, *, quiet: bool = False, jso
     """
     run = run.absolute()
     with old_run(run.parent, run.name) as folder, Interrupt() as interrupt:
-        read_state(folder)
+        state = read_state(folder)
         records = read_journal(folder / JOURNAL)
         if not any(record.status == "ok" and destination.files(record) for record in records.values()):
             raise NoInputError("PTD-587", f"no case with {destination.pattern}", "predict with such outputs", folder)
@@ -156,11 +166,21 @@ def deliver_run(run: Path, destination: Destination, *, quiet: bool = False, jso
                     shown.case_sent(record, destination.name)
             finally:
                 deliveries.close()
-                write_worklist(folder / WORKLIST, [*records.values(), *others])
+                _restate(folder, state, [*records.values(), *others], destination.name)
             good = [record for record in records.values() if record.status == "ok"]
             left = sum(not_sent(record, destination.name) for record in good)
             shown.say(f"{len(good) - left} of {len(good)} cases sent to {destination.name}", always=bool(left))
     return 130 if interrupt.requested else 3 if left else 0
+
+
+def _restate(folder: Path, state: RunState, records: list[CaseRecord], destination: str) -> None:
+    """Let worklist, index page and run.json say what is sent by now."""
+    from pentad.core.batch.index import write_index
+
+    state.cases["not_sent"] = sum(not_sent(record, destination) for record in records)
+    write_worklist(folder / WORKLIST, records)
+    write_index(folder, records, state)
+    write_state(folder, state)
 
 
 def _not_in_journal(folder: Path) -> list[CaseRecord]:
