@@ -146,9 +146,8 @@ def test_the_good_cases_of_a_mixed_tree_are_done_and_the_run_ends_with_3(predict
     assert "good" in {row["id"] for row in good}
     for row in good:
         written = {path.name for path in (folder / "cases" / row["id"]).iterdir()}
-        assert written == {"label.nii.gz", "volumes.json", "page.html"} | (
-            {"seg.dcm"} if row["id"] != "good" else set()
-        )
+        dicom = {"seg.dcm", "sr.dcm"} if row["id"] != "good" else set()
+        assert written == {"label.nii.gz", "volumes.json", "qc.json", "page.html"} | dicom
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)

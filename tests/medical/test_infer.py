@@ -78,7 +78,11 @@ def test_a_study_gets_label_object_volumes_and_page(whole, studies):
 def test_only_the_outputs_asked_for_are_written(studies, tmp_path):
     options = ("-o", tmp_path, "--run", "r", "--model", "threshold", "--outputs", "nifti")
     assert call("medical", "predict", studies / "c.nii.gz", *options).code == 0
-    assert {path.name for path in (tmp_path / "r" / "cases" / "c").iterdir()} == {"label.nii.gz", "volumes.json"}
+    assert {path.name for path in (tmp_path / "r" / "cases" / "c").iterdir()} == {
+        "label.nii.gz",
+        "volumes.json",
+        "qc.json",
+    }
 
 
 def test_a_second_run_into_the_same_folder_refuses_and_changes_nothing(whole, studies):

@@ -1,9 +1,14 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from pentad.medical.page import largest_section, montage, three_planes, volumes_ml, write_case_page
+from pentad.medical.findings import Finding
+from pentad.medical.page import ShownCase, largest_section, montage, three_planes, write_case_page
+from pentad.medical.pdf import write_case_pdf
+from pentad.medical.qc import Quality
+from pentad.medical.training_range import TrainingRange, volumes_ml
 from pentad.medical.volumes import Volume
 
 SPACING = (5.0, 1.0, 2.0)
@@ -52,11 +57,50 @@ def test_a_montage_shows_slices_of_the_finding_or_of_the_scan(label):
     assert shown[-1] == found[-1]
 
 
+def shown() -> ShownCase:
+    """A case whose every text a page must show or escape."""
+    return ShownCase(
+        case="<b>x",
+        scan=Volume(np.zeros((10, 20, 30), np.float32), np.diag([2.0, 1.0, 5.0, 1.0])),
+        label=box(),
+        volumes={"liver_ml": 1234.56, "lesion_ml": 7.8},
+        findings=[Finding(1, "liver", "liver", 1, 1226.76, 181.2, 104.4, 12.3)],
+        quality=Quality({"fov_cut": "The scan ends within <i>liver</i>."}, ["liver_ml"]),
+        provenance={"model": "abc123"},
+        training=TrainingRange(4, ((1, 2), (1, 1), (1, 1)), {"liver": (900.0, 1800.0)}, {}),
+        card="../../model_card.html",
+    )
+
+
 def test_the_page_escapes_its_strings_and_states_what_made_it(tmp_path):
-    scan = Volume(np.zeros((10, 20, 30), np.float32), np.diag([2.0, 1.0, 5.0, 1.0]))
-    write_case_page(tmp_path / "page.html", "<b>x", scan, box(), {"liver_ml": 1.5}, {"model": "abc123"})
+    write_case_page(tmp_path / "page.html", shown())
     text = (tmp_path / "page.html").read_text()
     assert "&lt;b&gt;x" in text
     assert "<b>x" not in text
+    assert "<i>" not in text
     assert "abc123" in text
     assert re.search(r"Research use only", text)
+
+
+def test_the_page_says_lower_bounds_the_training_range_and_where_the_model_card_is(tmp_path):
+    write_case_page(tmp_path / "page.html", shown())
+    text = (tmp_path / "page.html").read_text()
+    assert "≥ 1234.6" in text
+    assert "900.0 to 1800.0" in text
+    assert 'href="../../model_card.html"' in text
+    assert "181.2" in text
+
+
+def test_the_pdf_repeats_its_bytes(tmp_path):
+    for name in ("one", "two"):
+        write_case_pdf(tmp_path / f"{name}.pdf", shown())
+    assert (tmp_path / "one.pdf").read_bytes()[:5] == b"%PDF-"
+    assert (tmp_path / "one.pdf").read_bytes() == (tmp_path / "two.pdf").read_bytes()
+
+
+def test_a_pdf_of_many_findings_has_more_pages(tmp_path):
+    many = replace(shown(), findings=shown().findings * 200)
+    for name, case in (("few", shown()), ("many", many)):
+        write_case_pdf(tmp_path / f"{name}.pdf", case)
+    few, more = (len(re.findall(rb"/Type /Page\b", (tmp_path / f"{n}.pdf").read_bytes())) for n in ("few", "many"))
+    assert (few, more) == (3, 5)

@@ -47,7 +47,7 @@ def largest_share(found, wanted):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("backend", ["numba", "reference", "doubling"])
 def test_published_operator_is_reproduced_with_its_gradients(backend, dtype):
     spec = json.loads((REFERENCE / "selective_scan.json").read_text())
     with preferred_backend(backend):
@@ -73,7 +73,7 @@ def test_compiled_scan_equals_the_plain_formula_for_any_shape(batch, groups, wid
     assert largest_share(found, wanted) < 1e-11
 
 
-@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("backend", ["numba", "reference", "doubling"])
 def test_gradients_pass_gradcheck(backend):
     leaves = [x.requires_grad_() for x in inputs(1, 2, 3, 2, 5).values()]
     assert torch.autograd.gradcheck(
@@ -204,7 +204,7 @@ def test_wrong_arguments_are_named(change, match):
 
 def test_backends_say_which_is_used_and_can_be_preferred():
     found = available_backends()
-    assert (found["numba"], found["reference"]) == ("used on cpu", "available")
+    assert (found["numba"], found["reference"], found["doubling"]) == ("used on cpu", "available", "available")
     with preferred_backend("reference"):
         found = available_backends()
     assert (found["numba"], found["reference"].startswith("used on cpu")) == ("available", True)

@@ -176,8 +176,7 @@ def load_bundle(
     Raises:
         ModelError: One sentence for what is missing, damaged, of another domain or architecture, or does not fit.
     """
-    name, _, revision = str(source).partition("@") if not Path(source).exists() else (str(source), "", "")
-    folder = _find(name, offline=offline, revision=revision or None)
+    folder = bundle_folder(source, offline=offline)
     manifest = _checked_manifest(folder)
     if expect_digest and manifest["digest"] != expect_digest:
         problem = f"its digest is {manifest['digest'][:12]}…, not {expect_digest[:12]}…"
@@ -198,6 +197,18 @@ def load_bundle(
         provenance=manifest["provenance"],
         licences=manifest["licences"],
     )
+
+
+def bundle_folder(source: str | Path, *, offline: bool = False) -> Path:
+    """Return where the files of a bundle lie on this machine; as in `load_bundle`, but nothing is checked or read.
+
+    Raises:
+        ModelError: There is no such folder, and no such model on the hub.
+    """
+    if Path(source).exists():
+        return _find(str(source), offline=offline, revision=None)
+    name, _, revision = str(source).partition("@")
+    return _find(name, offline=offline, revision=revision or None)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -8,17 +8,26 @@ from typing import Annotated
 import typer
 
 from pentad.core import options
+from pentad.medical.models_cli import app as models_app
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Segment medical images.\n\nFor instance: pentad medical predict STUDIES/ -o OUT --model BUNDLE",
 )
-models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
 app.add_typer(models_app, name="models")
 
 Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
-Model = Annotated[str, typer.Option(help="Bundle folder, or the name of a baseline without weights (threshold).")]
+Credentials = Annotated[
+    Path | None, typer.Option(help="JSON file with user and password, or token, for a DICOMweb archive.")
+]
+Model = Annotated[
+    list[str],
+    typer.Option(
+        help="Bundle folder, or a baseline without weights (threshold); several bundles answer together.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
@@ -88,7 +97,7 @@ def evaluate(
     """Score a model on labelled cases: a row a case, and intervals."""
     from pentad.medical.evaluate import evaluate
 
-    text, failed = evaluate(table, split, model, out, params, override, device)
+    text, failed = evaluate(table, split, ",".join(model), out, params, override, device)
     typer.echo(text)
     raise typer.Exit(3 if failed else 0)
 
@@ -99,12 +108,21 @@ def predict(
     out: options.Out,
     model: Model,
     split: options.Split = "",
-    outputs: Annotated[str, typer.Option(help="What to write: any of nifti,seg,page.")] = "nifti,seg,page",
+    outputs: Annotated[str, typer.Option(help="What to write: any of nifti,seg,sr,page,pdf.")] = "nifti,seg,sr,page",
     params: Annotated[
         Path | None, typer.Option(help="A params.yaml whose prepare.select says which series of a study is taken.")
     ] = None,
     key_file: Annotated[Path | None, typer.Option(help="Key of the pseudonyms; one is made at first use.")] = None,
+    send_to: Annotated[
+        str,
+        typer.Option("--return", help="Send DICOM results to dicom://AET@host:port or https://host/dicom-web."),
+    ] = "",
+    credentials: Credentials = None,
     device: options.Device = "auto",
+    mirror: Annotated[
+        bool | None,
+        typer.Option("--mirror/--no-mirror", help="Average over mirrored windows; else as the bundle says."),
+    ] = None,
     offline: options.Offline = False,
     run: options.Run = "",
     resume: options.Resume = "",
@@ -137,15 +155,33 @@ def predict(
     )
     request = PredictRequest(
         inputs=tuple(inputs),
-        model=model,
+        model=",".join(model),
         split=split,
         outputs=outputs,
         params=params,
         key_file=key_file,
         device=device,
         offline=offline,
+        mirror=mirror,
+        send_to=send_to,
+        credentials=credentials,
     )
     raise typer.Exit(predict(request, batch, only_say=dry_run))
+
+
+@app.command()
+def send(
+    run: Annotated[Path, typer.Argument(help="Run folder of predict.")],
+    to: Annotated[str, typer.Option("--to", help="dicom://AET@host:port or https://host/dicom-web.")],
+    credentials: Credentials = None,
+    json_lines: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Send the DICOM results of a run to an archive; what it has got before is not sent again."""
+    from pentad.core.batch import deliver_run
+    from pentad.medical.pacs import archive
+
+    raise typer.Exit(deliver_run(run, archive(to, credentials), quiet=quiet, json_lines=json_lines))
 
 
 @app.command()

@@ -28,10 +28,12 @@ class EvaluateConfig:
     Attributes:
         tolerances_mm: Tolerance of the normalised surface Dice of each structure, mm.
         seed: Seed of the bootstrap intervals.
+        mirror: Average over mirrored windows or not; nothing for what the bundle says.
     """
 
     tolerances_mm: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES_MM))
     seed: int = 0
+    mirror: bool | None = None
 
     def __post_init__(self) -> None:
         if self.tolerances_mm.keys() != TOLERANCES_MM.keys() or not min(self.tolerances_mm.values()) > 0:
@@ -53,7 +55,7 @@ def evaluate(
     cases = read_cases(table, split)
     if not cases:
         raise NoInputError("PTD-416", f"no case of the split '{split}'", "name another split", table)
-    predictor = load_predictor(model, device)
+    predictor = load_predictor(model, device, mirror=config.mirror)
     lesions: list[dict[str, Any]] = []
 
     def score(case: Case) -> Mapping[str, float]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pentad.core.cases import Case
 from pentad.core.errors import CaseError, UsageError
+from pentad.medical.training_range import TrainingRange, measure, summarise
 from pentad.medical.volumes import check_same_grid, read_label, read_nifti
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Fingerprint:
         channels: Name of every channel, such as ``CT`` or ``MR``; the name decides the normalisation.
         labels: Name of every label value from 0 (background) upwards.
         intensities: One statistic a channel; empty where nothing was measured.
+        training: What later scans are compared with; no rule of the planner reads it.
     """
 
     spacings: tuple[tuple[float, float, float], ...]
@@ -65,6 +67,7 @@ class Fingerprint:
     channels: tuple[str, ...]
     labels: tuple[str, ...]
     intensities: tuple[Intensity, ...] = ()
+    training: TrainingRange | None = None
 
     def __post_init__(self) -> None:
         counts = {len(self.spacings), len(self.shapes), len(self.relative_sizes)}
@@ -135,7 +138,7 @@ def fingerprint(
             f"{len(cases)} cases, {len(channels)} channels, {len(roles)} file roles",
             "give at least one case and one file role a channel",
         )
-    spacings, shapes, sizes, foreground = [], [], [], []
+    spacings, shapes, sizes, foreground, measures = [], [], [], [], []
     for number, case in enumerate(cases):
         image, label, spacing = _read(case, roles)
         box = nonzero_box(image)
@@ -145,6 +148,7 @@ def fingerprint(
         sizes.append(cropped.size / label.size)
         # A generator a case, so that one more case does not change what is drawn from the others.
         random = np.random.default_rng([seed, number])
+        measures.append(measure(image[0], label, spacing, labels))
         foreground.append(_draw(image, label > 0, draws // len(cases), random))
         log.debug("fingerprint of case %s: spacing %s mm, shape %s", case.id, spacing, cropped.shape)
     values = np.concatenate(foreground, axis=1)
@@ -157,6 +161,7 @@ def fingerprint(
         channels=tuple(channels),
         labels=tuple(labels),
         intensities=tuple(_statistics(channel) for channel in values),
+        training=summarise(measures),
     )
 
 

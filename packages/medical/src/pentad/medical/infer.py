@@ -1,25 +1,32 @@
-"""Stage predict: studies in; label maps, DICOM SEG, volumes, a page for each and a worklist out."""
+"""Stage predict: studies in; label maps, DICOM SEG and SR, volumes, a page for each and a worklist out."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
+from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, Destination, dry_run, run_batch
 from pentad.core.cases import Case, Rejection, input_digest, read_cases, write_rejections
 from pentad.core.config import load_params
 from pentad.core.errors import ModelError, UsageError, nearest
-from pentad.core.files import digest_json, write_json
+from pentad.core.files import digest_json
 from pentad.core.run import code_version, provenance
+from pentad.medical.case_files import CARD, DEFAULT, USE, examine, row, wanted, write_files
 from pentad.medical.ingest import PrepareConfig, find_cases, harmless, load_scan
-from pentad.medical.predictors import BASELINES, Predictor, baseline_digest, load_predictor
+from pentad.medical.predictors import (
+    BASELINES,
+    Predictor,
+    baseline_digest,
+    joint_digest,
+    load_predictor,
+    sources_of,
+)
 from pentad.medical.selection import SelectionRules
-from pentad.medical.volumes import Volume, canonical, write_nifti
 
-OUTPUTS = ("nifti", "seg", "page")
+NOTICE = f"Research use only: {USE}; labels were drawn by a model and checked by nobody."
 
 
 @dataclass(frozen=True)
@@ -28,50 +35,48 @@ class PredictRequest:
 
     Attributes:
         inputs: Folders or files of DICOM or NIfTI, or one case table (.jsonl).
-        model: Bundle folder, hub id, or the name of a baseline.
+        model: Bundle folder, hub id, or the name of a baseline; several bundles, divided by commas, answer together.
         split: Only this split of a case table.
-        outputs: Comma-separated: nifti, seg, page.
+        outputs: Comma-separated names of `pentad.medical.case_files.FILES`.
         params: A params.yaml whose section ``prepare.select`` says which series of a study is taken.
         key_file: Key of the pseudonyms.
         device: auto, cpu, cuda or cuda:N.
         offline: Never ask the network for a model.
+        mirror: Average over mirrored windows or not; None for what the bundle says.
+        send_to: Address of an archive that gets each case's DICOM objects; empty for none.
+        credentials: File with what the archive asks for; else the environment's variables.
     """
 
     inputs: tuple[Path, ...]
     model: str
     split: str = ""
-    outputs: str = ",".join(OUTPUTS)
+    outputs: str = ",".join(DEFAULT)
     params: Path | None = None
     key_file: Path | None = None
     device: str = "auto"
     offline: bool = False
+    mirror: bool | None = None
+    send_to: str = ""
+    credentials: Path | None = None
 
-    def wanted(self) -> tuple[str, ...]:
-        """Return the outputs asked for.
-
-        Raises:
-            UsageError: One is not known.
-        """
-        asked = tuple(part for part in self.outputs.split(",") if part)
-        for name in asked:
-            if name not in OUTPUTS:
-                problem = f"'{name}' is no output{nearest(name, OUTPUTS)}"
-                raise UsageError("PTD-297", problem, f"give any of {', '.join(OUTPUTS)} to --outputs")
-        return asked
+    def config(self, rules: SelectionRules) -> str:
+        """Return the digest of what decides the labels beside model and input; outputs only decide what is written."""
+        return digest_json({"select": rules.model_dump(mode="json"), "mirror": self.mirror})
 
 
 def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = False) -> int:
     """Segment every study below the inputs and return the exit code of `pentad.core.batch.run_batch`.
 
     Raises:
-        UsageError: An input, the options or the output folder cannot be used; nothing was started.
+        UsageError: An input, the options, the archive or the output folder cannot be used; nothing was started.
         ModelError: There is no such bundle.
     """
-    outputs = request.wanted()
+    outputs = wanted(request.outputs)
+    destination = _destination(request, outputs)
     rules = load_params(request.params, "prepare", PrepareConfig).select if request.params else SelectionRules()
     identity = {
         "model": _model_digest(request.model),
-        "config": _config_digest(outputs, rules),
+        "config": digest_json([request.config(rules), outputs]),
         "code": code_version()["source"],
     }
     # What stays on the screen may name the files as they are; what is kept may not name the patient.
@@ -80,16 +85,27 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     if only_say:
         return dry_run(cases, options, identity, rejections)
     setup = partial(_processor, request, outputs, rules)
-    finish = partial(_write_left_aside, [item for item in rejections if harmless(item)])
-    return run_batch(cases, setup, options, identity, refused, finish)
+    finish = partial(_finish, request.model, [item for item in rejections if harmless(item)])
+    return run_batch(cases, setup, replace(options, notice=NOTICE), identity, refused, finish, destination)
 
 
-def _config_digest(outputs: Sequence[str], rules: SelectionRules) -> str:
-    return digest_json({"outputs": list(outputs), "select": rules.model_dump(mode="json")})
+def _destination(request: PredictRequest, outputs: Sequence[str]) -> Destination | None:
+    if not request.send_to:
+        return None
+    from pentad.medical.pacs import archive
+
+    if "seg" not in outputs:
+        raise UsageError("PTD-583", "no DICOM object is asked for", "add seg to --outputs, or leave out --return")
+    return archive(request.send_to, request.credentials)
 
 
-def _model_digest(model: str) -> str:
-    """The digest that `load_predictor` will find, read without loading weights.
+def _model_digest(source: str) -> str:
+    """The digest that `load_predictor` will find, read without loading weights."""
+    return joint_digest([_one_digest(model) for model in sources_of(source)])
+
+
+def _one_digest(model: str) -> str:
+    """The digest of one model.
 
     A model on the hub is known by its name alone until it is fetched: name a revision, OWNER/NAME@REVISION, where
     a resumed run must be of the same one.
@@ -119,41 +135,25 @@ def _processor(
     request: PredictRequest, outputs: Sequence[str], rules: SelectionRules
 ) -> Callable[[Case, Path], CaseResult]:
     """Load the model, once in each worker, and return what segments one case."""
-    return partial(_segment, load_predictor(request.model, request.device, offline=request.offline), outputs, rules)
+    predictor = load_predictor(request.model, request.device, offline=request.offline, mirror=request.mirror)
+    return partial(_segment, predictor, outputs, rules, request.config(rules))
 
 
 def _segment(
-    predictor: Predictor, outputs: Sequence[str], rules: SelectionRules, case: Case, folder: Path
+    predictor: Predictor, outputs: Sequence[str], rules: SelectionRules, config: str, case: Case, folder: Path
 ) -> CaseResult:
-    from pentad.medical.page import volumes_ml, write_case_page
-    from pentad.medical.seg import Algorithm, segments_for, write_seg
-
     scan = load_scan(case, rules)
     prediction = predictor.run(scan.volume)
-    label = Volume(prediction.label, scan.volume.affine)
-    statement = provenance(
-        model=predictor.digest,
-        config=_config_digest(outputs, rules),
-        input=input_digest(case),
-    )
-    volumes = volumes_ml(label.array, label.spacing, predictor.classes)
-    flags = [] if label.array.any() else ["empty"]
-    if "nifti" in outputs:
-        write_nifti(folder / "label.nii.gz", label)
-    if "seg" in outputs and scan.series is not None:
-        version = code_version()
-        algorithm = Algorithm(predictor.name, version["pentad-medical"], predictor.digest, statement["config"])
-        write_seg(folder / "seg.dcm", label.array, scan.series, segments_for(predictor.classes), algorithm)
-    write_json(
-        folder / "volumes.json",
-        {"volumes": volumes, "classes": predictor.classes, "flags": flags, "provenance": statement},
-    )
-    if "page" in outputs:
-        upright, labels = canonical(scan.volume)[0], canonical(label)[0]
-        write_case_page(folder / "page.html", case.id, upright, labels.array, volumes, statement)
-    return CaseResult({**volumes, "slices": label.array.shape[0]}, flags)
+    statement = provenance(model=predictor.digest, config=config, input=input_digest(case))
+    result = examine(case.id, scan, prediction, predictor, statement)
+    write_files(folder, result, predictor, outputs)
+    return CaseResult(row(folder, result), list(result.quality.flags))
 
 
-def _write_left_aside(items: Sequence[Rejection], folder: Path, records: Sequence[CaseRecord]) -> None:
-    """Account for what any study holds beside its scan: localizers, reports, other reconstructions."""
-    write_rejections(folder / "left_aside.jsonl", items)
+def _finish(model: str, left_aside: Sequence[Rejection], folder: Path, records: Sequence[CaseRecord]) -> None:
+    """Account for what any study holds beside its scan, localizers or reports, and say what the model is."""
+    from pentad.medical.model_card import write_model_card
+
+    write_rejections(folder / "left_aside.jsonl", left_aside)
+    if any(record.status == "ok" for record in records):
+        write_model_card(folder / CARD, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from numpy.typing import NDArray
 
-from pentad.core.report import Block, Cell, Figure, Notice, Table, write_page
+from pentad.core.report import Block, Cell, Figure, Link, Notice, Table, write_page
+from pentad.medical.findings import Finding
+from pentad.medical.qc import Quality
+from pentad.medical.training_range import TrainingRange
 from pentad.medical.volumes import Volume
 
 OUTLINES = {1: "#2a9d8f", 2: "#e63946"}
 WINDOW_HU = (-150.0, 250.0)
+USE = "Research use only"
+VOLUME_COLUMNS = ("structure", "volume, ml", "training scans, ml")
+FINDING_COLUMNS = ("finding", "volume, ml", "longest axial diameter, mm", "mean, HU", "SD, HU")
+_DRAWN = "Not a medical device; not for diagnosis. Labels were drawn by a model and checked by nobody."
+_VOLUMES = (
+    "The liver includes its lesions. A volume behind \u2265 is a lower bound: the scan ends within the structure."
+)
+_MEASURES = (
+    "Here the liver leaves out its lesions. Diameters run within one axial slice, from edge to edge of the outline."
+)
 _OUTLINED = "Liver outlined in green, lesions in red; window -150 to 250 HU."
 
 
@@ -72,40 +86,72 @@ def montage(image: NDArray[Any], label: NDArray[np.uint8], spacing: Sequence[flo
     return figure
 
 
-def volumes_ml(label: NDArray[np.uint8], spacing: Sequence[float], classes: Mapping[str, int]) -> dict[str, float]:
-    """Return the volume of each class in millilitres, rounded to a microlitre; the liver includes its lesions."""
-    voxel = float(np.prod(spacing)) / 1000
-    counts = {
-        name: int((label >= value if name == "liver" else label == value).sum()) for name, value in classes.items()
-    }
-    return {f"{name}_ml": round(count * voxel, 3) for name, count in counts.items()}
+@dataclass(frozen=True)
+class ShownCase:
+    """What the page of a case shows.
 
-
-def write_case_page(
-    path: Path,
-    case: str,
-    scan: Volume,
-    label: NDArray[np.uint8],
-    volumes: Mapping[str, float],
-    provenance: Mapping[str, Any],
-) -> None:
-    """Write the page of one case.
-
-    Args:
-        path: The HTML file.
+    Attributes:
         case: The case's id, a pseudonym for DICOM.
         scan: Canonical scan, HU.
         label: Label values (z, y, x) on the scan's grid.
-        volumes: As from `volumes_ml`.
+        volumes: Column of a structure, ``liver_ml``, to its volume; an organ's includes its lesions.
+        findings: What was measured one by one.
+        quality: Flags and lower bounds.
         provenance: What made the labels.
+        training: Ranges of the training scans, where they are known.
+        card: Relative address of the model card.
     """
-    rows: list[list[Cell]] = [[name.removesuffix("_ml"), value] for name, value in volumes.items()]
-    blocks: list[Block] = [
-        Notice("Research use only", "Not a medical device; not for diagnosis. Labels were drawn by a model."),
-        Table(["structure", "volume, ml"], rows, note="The liver includes its lesions."),
-        Figure(
-            three_planes(scan.array, label, scan.spacing), "Three planes through the largest cross-section", _OUTLINED
-        ),
-        Figure(montage(scan.array, label, scan.spacing), "Axial slices through what was found", "Axial slices"),
+
+    case: str
+    scan: Volume
+    label: NDArray[np.uint8]
+    volumes: Mapping[str, float]
+    findings: Sequence[Finding]
+    quality: Quality
+    provenance: Mapping[str, Any]
+    training: TrainingRange | None = None
+    card: str = ""
+
+
+def write_case_page(path: Path, shown: ShownCase) -> None:
+    """Write the page of one case as HTML that needs no other file."""
+    blocks: list[Block] = [Notice(USE, _DRAWN)]
+    if shown.quality.flags:
+        blocks.append(Notice("To be looked at", " ".join(shown.quality.flags.values())))
+    blocks += [
+        Table(VOLUME_COLUMNS, volume_rows(shown), note=_VOLUMES),
+        Table(FINDING_COLUMNS, finding_rows(shown), caption="Findings one by one", note=_MEASURES),
     ]
-    write_page(path, f"Case {case}", blocks, provenance)
+    for drawing, alt, caption in drawings(shown):
+        blocks.append(Figure(drawing, alt, caption))
+    if shown.card:
+        blocks.append(Table(["model"], [[Link("model card", shown.card)]]))
+    write_page(path, f"Case {shown.case}", blocks, shown.provenance)
+
+
+def drawings(shown: ShownCase) -> list[tuple[Drawing, str, str]]:
+    """Return the figures of a case with what they show and their captions."""
+    scan, label = shown.scan, shown.label
+    return [
+        (three_planes(scan.array, label, scan.spacing), "Three planes through the largest cross-section", _OUTLINED),
+        (montage(scan.array, label, scan.spacing), "Axial slices through what was found", "Axial slices"),
+    ]
+
+
+def volume_rows(shown: ShownCase) -> list[list[Cell]]:
+    """Return a row a structure: name, volume with a sign where it is a lower bound, and the training range."""
+    rows: list[list[Cell]] = []
+    for column, volume in shown.volumes.items():
+        name = column.removesuffix("_ml")
+        known = shown.training.volumes_ml.get(name) if shown.training else None
+        cut = "\u2265 " if column in shown.quality.lower_bounds else ""
+        rows.append([name, f"{cut}{volume:.1f}", f"{known[0]:.1f} to {known[1]:.1f}" if known else "not known"])
+    return rows
+
+
+def finding_rows(shown: ShownCase) -> list[list[Cell]]:
+    """Return a row a finding."""
+    return [
+        [item.name, f"{item.volume_ml:.2f}", f"{item.diameter_mm:.1f}", f"{item.hu_mean:.0f}", f"{item.hu_sd:.0f}"]
+        for item in shown.findings
+    ]

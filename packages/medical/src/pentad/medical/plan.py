@@ -21,6 +21,7 @@ from pentad.core.config import from_mapping, to_mapping
 from pentad.core.errors import UsageError
 from pentad.core.files import write_json
 from pentad.medical.fingerprint import Fingerprint, Intensity, fingerprint
+from pentad.medical.training_range import TrainingRange
 
 __all__ = ["Fingerprint", "Normalisation", "Plan", "PlanOptions", "fingerprint", "plan", "plan_all", "read_plan"]
 
@@ -74,6 +75,7 @@ class Plan:
         batch_dice: Dice over the whole batch instead of per patch.
         rules: Release of nnU-Net whose rules were followed.
         memory_gb: Memory that the plan was made for, in GB of the published GPU estimate.
+        training: What the training scans were like; batch inference compares each scan with it.
     """
 
     configuration: Literal["2d", "3d_fullres", "3d_lowres"]
@@ -93,6 +95,7 @@ class Plan:
     batch_dice: bool
     rules: Literal["2.1.1", "2.8.1"] = "2.1.1"
     memory_gb: float = 8.0
+    training: TrainingRange | None = None
 
     @property
     def stages(self) -> int:
@@ -197,6 +200,7 @@ def plan_all(fingerprint: Fingerprint, options: PlanOptions | None = None) -> di
         batch_dice=True,
         rules=options.rules,
         memory_gb=options.memory_gb,
+        training=fingerprint.training,
     )
     voxels = float(np.prod(median)) * len(fingerprint.shapes)
     plans = {"2d": _configure(replace(frame, configuration="2d"), spacing[1:], median[1:], voxels, options)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pentad.core.config import from_mapping, to_mapping
-from pentad.core.errors import ModelError
+from pentad.core.errors import ModelError, UsageError
 from pentad.core.tiling import predict_slabs, predict_tiled
+from pentad.medical.agreement import Agreement
 from pentad.medical.plan import Plan
 from pentad.medical.postprocess import PostProcessing, postprocess
-from pentad.medical.preprocess import Preprocessing, preprocess, restore_labels
+from pentad.medical.preprocess import Grid, Preprocessing, most_probable, preprocess, restore_labels, restored
+from pentad.medical.training_range import TrainingRange
 from pentad.medical.volumes import Volume, canonical, restore
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Settings:
         postprocessing: Rules for the label map.
         step: Largest distance between windows as a share of the patch.
         mirror: Average the logits over all mirrored windows (4 passes in 2-D, 8 in 3-D).
+        training: What the training scans were like, where it was measured.
     """
 
     classes: dict[str, int]
@@ -51,6 +54,7 @@ class Settings:
     postprocessing: PostProcessing = field(default_factory=PostProcessing)
     step: float = 0.5
     mirror: bool = False
+    training: TrainingRange | None = None
 
     def __post_init__(self) -> None:
         if len(self.patch_size) != len(self.preprocessing.spacing):
@@ -70,7 +74,7 @@ class Settings:
         classes = {name: value for value, name in enumerate(plan.labels) if value}
         rules = postprocessing or PostProcessing()
         rules.check(classes)
-        return cls(classes, Preprocessing.from_plan(plan), plan.patch_size, rules, step, mirror)
+        return cls(classes, Preprocessing.from_plan(plan), plan.patch_size, rules, step, mirror, plan.training)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str = "the bundle's settings") -> Settings:
@@ -86,6 +90,10 @@ class Settings:
         return to_mapping(self)
 
 
+Member = tuple[nn.Module, Settings]
+"""A model and what it was trained with."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A segmented scan.
@@ -93,10 +101,13 @@ class Prediction:
     Attributes:
         label: Classes (z, y, x) on the scan's own grid.
         seconds: Time it took.
+        agreement: Of the single answers with the final one, by class (see `Agreement.result`); empty where there
+            was only one.
     """
 
     label: NDArray[np.uint8]
     seconds: float
+    agreement: dict[str, float] = field(default_factory=dict)
 
 
 def predict_volume(
@@ -120,29 +131,100 @@ def predict_volume(
         CaseError: The scan is no finite volume, its spacing is absurd, or the logits are not finite.
         ModelError: The model has another number of classes than the settings.
     """
+    return predict_ensemble([(model, settings)], volume, device, batch_size=batch_size)
+
+
+def predict_ensemble(
+    members: Sequence[Member], volume: Volume, device: torch.device | str = "cpu", *, batch_size: int = 1
+) -> Prediction:
+    """Return the label map that several models give together: the class of the largest mean probability.
+
+    Each model sees the scan at its own spacing and in its own windows; the means are taken on the scan's grid, block
+    by block. The post-processing is the first model's. One model alone gives what `predict_volume` gives.
+
+    Args:
+        members: Models with their settings, which share classes and axes order (`check_members`).
+        volume: As for `predict_volume`; so are the other arguments and the errors.
+        device: Where the models run.
+        batch_size: Windows a forward pass.
+    """
     began = time.perf_counter()
     upright, orientation = canonical(volume)
-    # A turned scan is a copy of our own, whose memory the normalised image may take.
+    # A turned scan is a copy of our own, whose memory the last normalised image may take.
     turned = not np.may_share_memory(upright.array, volume.array)
-    spacing = upright.spacing
-    image, grid, _ = preprocess(upright.array, spacing, settings.preprocessing, overwrite=turned)
-    del upright
-    training = model.training
-    model.to(device).eval()
+    spacing, settings = upright.spacing, members[0][1]
+    agreement = Agreement(settings.classes)
+    streams: list[tuple[Iterator[Tensor], Grid]] = []
+    training = [model.training for model, _ in members]
     try:
-        forward = _forward(model, settings, torch.device(device))
-        slabs = _slabs if len(settings.patch_size) == 3 else _slabs_of_slices
-        label = restore_labels(slabs(forward, settings, torch.from_numpy(image), batch_size), grid)
+        for number, member in enumerate(members, 1):
+            given = turned and number == len(members)
+            image, grid, _ = preprocess(upright.array, spacing, member[1].preprocessing, overwrite=given)
+            answers = _logits(member, torch.from_numpy(image), torch.device(device), batch_size, agreement)
+            streams.append((answers, grid))
+        del upright, image
+        label = restore_labels(*streams[0]) if len(streams) == 1 else _mean_labels(streams, agreement)
     finally:
-        model.train(training)
-    del image  # the connected parts need that memory
+        for (model, _), before in zip(members, training, strict=True):
+            model.train(before)
+    streams.clear()  # the connected parts need the images' memory
+    del answers
     label = postprocess(label, settings.classes, spacing, settings.postprocessing)
     seconds = time.perf_counter() - began
     log.info("segmented %s voxels in %.1f s", " x ".join(map(str, label.shape)), seconds)
-    return Prediction(np.ascontiguousarray(restore(label, orientation)), seconds)
+    return Prediction(np.ascontiguousarray(restore(label, orientation)), seconds, agreement.result())
 
 
-def _forward(model: nn.Module, settings: Settings, device: torch.device) -> Callable[[Tensor], Tensor]:
+def check_members(settings: Sequence[Settings]) -> None:
+    """See that models can vote on one scan.
+
+    Raises:
+        UsageError: Their classes (PTD-553) or the order in which they take the axes (PTD-554) differ.
+    """
+    first = settings[0]
+    for other in settings[1:]:
+        if other.classes != first.classes:
+            problem = f"the models know different classes ({_names(first)} and {_names(other)})"
+            raise UsageError("PTD-553", problem, "combine models trained on the same labels")
+        if other.preprocessing.transpose != first.preprocessing.transpose:
+            problem = "the models take the scan's axes in different orders"
+            raise UsageError("PTD-554", problem, "combine models planned on the same data")
+
+
+def _names(settings: Settings) -> str:
+    return ", ".join(f"{value} {name}" for name, value in settings.classes.items())
+
+
+def _logits(
+    member: Member, image: Tensor, device: torch.device, batch_size: int, agreement: Agreement
+) -> Iterator[Tensor]:
+    """Blended logits of one model, slab after slab."""
+    model, settings = member
+    model.to(device).eval()
+    forward = _forward(model, settings, device, agreement)
+    slabs = _slabs if len(settings.patch_size) == 3 else _slabs_of_slices
+    return slabs(forward, settings, image, batch_size)
+
+
+def _mean_labels(streams: Sequence[tuple[Iterator[Tensor], Grid]], agreement: Agreement) -> NDArray[np.uint8]:
+    """The class of the largest mean probability per voxel of the scan, 0 outside the crop."""
+    grid = streams[0][1]
+    label = np.zeros(grid.shape, dtype=np.uint8)
+    inside = label.transpose(grid.transpose)[grid.crop]
+    for blocks in zip(*(restored(slabs, grid) for slabs, grid in streams), strict=True):
+        start, rows = blocks[0][0], blocks[0][1].shape[1]
+        answers = [torch.from_numpy(logits).softmax(0) for _, logits in blocks]
+        mean = torch.stack(answers).mean(0)
+        most_probable(mean.numpy(), inside[start : start + rows])
+        final = mean.argmax(0)
+        for answer in answers:
+            agreement.add(final, answer.argmax(0))
+    return label
+
+
+def _forward(
+    model: nn.Module, settings: Settings, device: torch.device, agreement: Agreement
+) -> Callable[[Tensor], Tensor]:
     """The model on windows (b, 1, *patch), with the mean over mirrored windows where settings ask for it."""
     # Per window, as nnU-Net does it, and not per scan: one pass over the windows, one set of sums.
     axes = range(2, 2 + len(settings.patch_size))
@@ -160,8 +242,13 @@ def _forward(model: nn.Module, settings: Settings, device: torch.device) -> Call
     def forward(windows: Tensor) -> Tensor:
         windows = windows.to(device)
         total = logits(windows)
+        answers = [total.argmax(1)] if flips else []
         for flip in flips:
-            total = total + logits(windows.flip(flip)).flip(flip)
+            mirrored = logits(windows.flip(flip)).flip(flip)
+            answers.append(mirrored.argmax(1))
+            total = total + mirrored
+        for answer in answers:
+            agreement.add(total.argmax(1), answer)
         return total / (1 + len(flips))
 
     return forward

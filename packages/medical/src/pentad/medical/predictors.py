@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pentad.core.errors import ModelError, UsageError
-from pentad.core.files import digest_bytes
+from pentad.core.files import digest_bytes, digest_json
 from pentad.core.run import code_version, pick_device
+from pentad.medical.training_range import TrainingRange
 from pentad.medical.volumes import Volume
 
 if TYPE_CHECKING:  # batch inference asks for the names alone before its workers load a model
-    from pentad.medical.predict import Prediction
+    from pentad.core.bundle import Bundle
+    from pentad.medical.fingerprint import Intensity
+    from pentad.medical.predict import Prediction, Settings
 
 BASELINES = ("threshold",)
 """Predictors without weights."""
@@ -24,11 +28,15 @@ class Predictor:
     """A function from a scan to its labels, and what must be said of it.
 
     Attributes:
-        name: Architecture or baseline.
-        digest: SHA-256 of the bundle; of the code's version for a baseline without weights.
+        name: Architecture or baseline; of an ensemble all names.
+        digest: SHA-256 of the bundle; of the code's version for a baseline without weights; of the list of digests
+            for an ensemble.
         classes: Name to label value.
         licences: Of code, weights and data.
         run: Scan in, labels on the scan's own grid out.
+        training: What the training scans were like, where the bundle says it.
+        intensity: Statistics of the training scans' foreground, where intensities are normalised by them.
+        organ: Class of the organ that post-processing speaks of, or empty.
     """
 
     name: str
@@ -36,6 +44,9 @@ class Predictor:
     classes: dict[str, int]
     licences: dict[str, Any]
     run: Callable[[Volume], Prediction]
+    training: TrainingRange | None = None
+    intensity: Intensity | None = None
+    organ: str = ""
 
 
 def baseline_digest() -> str:
@@ -43,28 +54,75 @@ def baseline_digest() -> str:
     return digest_bytes(code_version()["source"].encode())
 
 
-def load_predictor(source: str, device: str = "auto", *, offline: bool = False) -> Predictor:
-    """Return the predictor of a bundle's folder or hub id, or of a baseline without weights.
+def sources_of(source: str) -> list[str]:
+    """Return the models that ``source`` names: one, or several divided by commas."""
+    if source in BASELINES or Path(source).exists():
+        return [source]
+    return [part.strip() for part in source.split(",") if part.strip()] or [source]
+
+
+def joint_digest(digests: Sequence[str]) -> str:
+    """Return the digest of a predictor of these bundles: that of one alone, else that of the list."""
+    return digests[0] if len(digests) == 1 else digest_json(list(digests))
+
+
+def load_predictor(
+    source: str, device: str = "auto", *, offline: bool = False, mirror: bool | None = None
+) -> Predictor:
+    """Return the predictor of a bundle's folder or hub id, of several divided by commas, or of a baseline.
+
+    Args:
+        source: What to load; several bundles answer together by their mean probability.
+        device: auto, cpu, cuda or cuda:N.
+        offline: Never ask the network.
+        mirror: Average over mirrored windows or not; None for what each bundle says.
 
     Raises:
         ModelError: There is no such bundle, or it is damaged.
-        UsageError: The device is not there.
+        UsageError: The device is not there, or the bundles cannot answer together.
     """
     if source in BASELINES:
         from pentad.medical.threshold import predict_threshold
 
-        return Predictor(
-            source, baseline_digest(), {"liver": 1, "lesion": 2}, {"code": "Apache-2.0"}, predict_threshold
-        )
+        classes, licences = {"liver": 1, "lesion": 2}, {"code": "Apache-2.0"}
+        return Predictor(source, baseline_digest(), classes, licences, predict_threshold, organ="liver")
     from pentad.core.bundle import load_bundle
     from pentad.medical.models import MODELS
-    from pentad.medical.predict import Settings, predict_volume
+    from pentad.medical.predict import check_members, predict_ensemble
 
-    bundle = load_bundle(source, "medical", {name: cls for name, (_, cls) in MODELS.items()}, offline=offline)
+    sources = sources_of(source)
+    if baseline := next((name for name in sources if name in BASELINES), ""):
+        problem = f"'{baseline}' has no probabilities to average"
+        raise UsageError("PTD-555", problem, "combine bundles only", source)
+    known = {name: cls for name, (_, cls) in MODELS.items()}
+    bundles = [load_bundle(item, "medical", known, offline=offline) for item in sources]
+    settings = [_settings(bundle, item, mirror) for bundle, item in zip(bundles, sources, strict=True)]
+    check_members(settings)
+    members = [(bundle.model, each) for bundle, each in zip(bundles, settings, strict=True)]
+    first = settings[0]
+    return Predictor(
+        name=" + ".join(bundle.name for bundle in bundles),
+        digest=joint_digest([bundle.digest for bundle in bundles]),
+        classes=first.classes,
+        licences=_joint_licences(bundles),
+        run=partial(predict_ensemble, members, device=pick_device(device)),
+        training=first.training,
+        intensity=first.preprocessing.normalisation.intensity,
+        organ=first.postprocessing.organ,
+    )
+
+
+def _settings(bundle: Bundle, source: str, mirror: bool | None) -> Settings:
+    from pentad.medical.predict import Settings
+
     try:
         settings = Settings.from_mapping(bundle.settings)
     except UsageError as error:
         problem = f"its settings do not fit: {error.problem}"
         raise ModelError("PTD-389", problem, "install the version that made it", source) from None
-    run = partial(predict_volume, bundle.model, settings, device=pick_device(device))
-    return Predictor(bundle.name, bundle.digest, settings.classes, bundle.licences, run)
+    return settings if mirror is None else replace(settings, mirror=mirror)
+
+
+def _joint_licences(bundles: Sequence[Bundle]) -> dict[str, str]:
+    """Every licence of every bundle, each named once."""
+    return {kind: "; ".join(dict.fromkeys(bundle.licences[kind] for bundle in bundles)) for kind in bundles[0].licences}

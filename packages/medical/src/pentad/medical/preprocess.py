@@ -282,13 +282,16 @@ def restore_labels(slabs: Iterable[Tensor], grid: Grid) -> NDArray[np.uint8]:
     """
     label = np.zeros(grid.shape, dtype=np.uint8)
     inside = label.transpose(grid.transpose)[grid.crop]
-    for start, logits in _restored(iter(slabs), grid):
-        _most_probable(logits, inside[start : start + logits.shape[1]])
+    for start, logits in restored(iter(slabs), grid):
+        most_probable(logits, inside[start : start + logits.shape[1]])
     return label
 
 
-def _restored(slabs: Iterator[Tensor], grid: Grid) -> Iterator[tuple[int, Floats]]:
-    """Yield (first row, logits) at the crop's resolution, reading no more slabs ahead than a block needs."""
+def restored(slabs: Iterator[Tensor], grid: Grid) -> Iterator[tuple[int, Floats]]:
+    """Yield (first row, logits) at the crop's resolution, reading no more slabs ahead than a block needs.
+
+    The blocks' rows follow from the crop and the number of classes alone, whatever the network's grid.
+    """
     axis = separate_axis(grid.network_spacing, grid.spacing)
     held, first = next(slabs).float().numpy(), 0
     classes = held.shape[0]
@@ -308,7 +311,7 @@ def _restored(slabs: Iterator[Tensor], grid: Grid) -> Iterator[tuple[int, Floats
         yield outputs.start, flat.reshape(classes, -1, *plane)
 
 
-def _most_probable(logits: Floats, label: NDArray[np.uint8]) -> None:
+def most_probable(logits: Floats, label: NDArray[np.uint8]) -> None:
     """Write the class of the largest logit; the first of equals, as argmax does, at a fifth of its time."""
     best = logits[0].copy()
     for value in range(1, len(logits)):

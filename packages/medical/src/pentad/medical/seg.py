@@ -1,13 +1,13 @@
 """Label maps as DICOM SEG objects beside the images they were made from, read back to prove the geometry.
 
-BINARY frames, one segment a class, SNOMED CT codes. The same input, model and configuration give the same UIDs and the
-same bytes, so that sending a result twice makes no duplicate in an archive.
+BINARY frames, a segment for the organ and one for each lesion, SNOMED CT codes. The same input, model and configuration
+give the same UIDs and the same bytes, so that sending a result twice makes no duplicate in an archive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pentad.core.errors import CaseError
 from pentad.core.files import atomic
 from pentad.medical.dicom import Series
 from pentad.medical.dicom_header import discreet, instance_uid
+from pentad.medical.findings import Finding
 
 _hd: Any = highdicom  # carries no types
 
@@ -37,7 +38,10 @@ _PATIENT_AND_STUDY = (
     "PatientID PatientName PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber"
     " ReferringPhysicianName"
 ).split()
-_LIMIT = 64  # characters of a DICOM long string
+LIMIT = 64
+"""Characters of a DICOM long string."""
+
+RESEARCH = "research use only"
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,20 @@ class Algorithm:
         version: Its version.
         model: Digest of its weights, hexadecimal.
         config: Digest of the configuration, hexadecimal.
+        input: Digest of the images' files, hexadecimal.
     """
 
     name: str
     version: str
     model: str
     config: str
+    input: str = ""
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What DICOM objects state of it beside name and version."""
+        stated = {"model": self.model, "config": self.config, "input": self.input, "use": RESEARCH}
+        return {name: value for name, value in stated.items() if value}
 
 
 def segments_for(classes: Mapping[str, int]) -> tuple[Segment, ...]:
@@ -109,12 +121,30 @@ def segments_for(classes: Mapping[str, int]) -> tuple[Segment, ...]:
     return tuple(found)
 
 
+def segments_of(findings: Sequence[Finding], classes: Mapping[str, int]) -> tuple[Segment, ...]:
+    """Return a segment for every finding, in their order; where nothing was found, one for every class.
+
+    Raises:
+        CaseError: No code is known for a class (PTD-365).
+    """
+    by_value = {segment.value: segment for segment in segments_for(classes)}
+    if not findings:
+        return tuple(by_value.values())
+    made = []
+    for item in findings:
+        known = by_value[item.value]
+        name = f"{known.name}{item.name.removeprefix(item.kind)}"
+        made.append(replace(known, name=name[:LIMIT]))
+    return tuple(made)
+
+
 def write_seg(
     path: Path,
     label: NDArray[np.uint8],
     series: Series,
     segments: Sequence[Segment],
     algorithm: Algorithm,
+    numbers: NDArray[np.uint8] | None = None,
 ) -> None:
     """Write a label map as DICOM SEG, whole or not at all, after reading it back voxel for voxel.
 
@@ -124,8 +154,10 @@ def write_seg(
         path: The file.
         label: Label values (slice, row, column) on the series' grid.
         series: The images.
-        segments: Meaning of every value.
+        segments: What they mean, in the order of segment numbers.
         algorithm: What made it; name, version and digests are written, and decide the UIDs.
+        numbers: Segment number of every voxel, 0 for none, where several segments share a value; by default each
+            value is one segment.
 
     Raises:
         CaseError: The label has another shape (PTD-356), a value without a segment (PTD-355), or does not come back as
@@ -138,7 +170,9 @@ def write_seg(
     if unknown:
         raise CaseError("PTD-355", f"the label value {unknown[0]} has no segment", "name all classes", series.name)
     try:
-        dataset = _dataset(label, series, segments, algorithm)
+        if numbers is None:
+            numbers = _numbers(label, segments)
+        dataset = _dataset(numbers, series, segments, algorithm)
     except Exception as error:
         # Source headers are copied into the object, and each of their oddities fails in its own way.
         problem = f"its headers make no DICOM SEG ({type(error).__name__})"
@@ -152,15 +186,22 @@ def write_seg(
             raise CaseError("PTD-366", problem, "report this as a defect", series.name)
 
 
-def _dataset(label: NDArray[np.uint8], series: Series, segments: Sequence[Segment], algorithm: Algorithm) -> Dataset:
+def _numbers(label: NDArray[np.uint8], segments: Sequence[Segment]) -> NDArray[np.uint8]:
+    table = np.zeros(256, dtype=np.uint8)
+    for number, segment in enumerate(segments, 1):
+        table[segment.value] = number
+    return table[label]
+
+
+def _dataset(numbers: NDArray[np.uint8], series: Series, segments: Sequence[Segment], algorithm: Algorithm) -> Dataset:
     with discreet():
-        sources, frames = _sources(series)
-    pixels = np.stack([label == segment.value for segment in segments], axis=-1)[frames]
-    uid = _Uids(series, algorithm)
+        sources, frames = read_sources(series)
+    uid = Uids(series, algorithm)
     with discreet():
         seg = _hd.seg.Segmentation(
             source_images=sources,
-            pixel_array=pixels.astype(np.uint8),
+            # A map of segment numbers: a mask for each of a hundred lesions would not fit the memory.
+            pixel_array=numbers[frames],
             segmentation_type=_hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[_description(n, s, algorithm, uid) for n, s in enumerate(segments, 1)],
             series_instance_uid=uid("series"),
@@ -168,51 +209,52 @@ def _dataset(label: NDArray[np.uint8], series: Series, segments: Sequence[Segmen
             sop_instance_uid=uid("instance"),
             instance_number=1,
             manufacturer="pentad",
-            manufacturer_model_name=algorithm.name[:_LIMIT],
-            software_versions=(algorithm.version[:_LIMIT], f"model {algorithm.model[:16]}"),
+            manufacturer_model_name=algorithm.name[:LIMIT],
+            software_versions=(algorithm.version[:LIMIT], f"model {algorithm.model[:16]}"),
             device_serial_number=algorithm.model[:16] or "0",
-            content_description=f"{algorithm.name} {algorithm.version}, unverified"[:_LIMIT],
+            content_description=f"{RESEARCH}, unverified: {algorithm.name} {algorithm.version}"[:LIMIT],
             content_label="SEGMENTATION",
-            series_description=f"{algorithm.name} {algorithm.version}"[:_LIMIT],
-            omit_empty_frames=bool(label.any()),
+            series_description=f"{RESEARCH}: {algorithm.name} {algorithm.version}"[:LIMIT],
+            omit_empty_frames=bool(numbers.any()),
         )
-    return _without_clock(seg, sources[0], uid)
+    seg.ContentCreatorName = None  # required, though nobody's: highdicom leaves it out
+    return without_clock(seg, sources[0], uid)
 
 
-class _Uids:
+class Uids:
     """UIDs that follow from input, model and configuration."""
 
     def __init__(self, series: Series, algorithm: Algorithm) -> None:
         instances = dict.fromkeys(plane.instance for plane in series.planes)
-        self.entropy = [*instances, algorithm.name, algorithm.version, algorithm.model, algorithm.config]
+        self.entropy = [*instances, *asdict(algorithm).values()]
 
     def __call__(self, part: str) -> str:
         """Return the UID of a part."""
         return str(generate_uid(entropy_srcs=[part, *self.entropy]))
 
 
-def _description(number: int, segment: Segment, algorithm: Algorithm, uid: _Uids) -> Any:
+def _description(number: int, segment: Segment, algorithm: Algorithm, uid: Uids) -> Any:
     identification = _hd.AlgorithmIdentificationSequence(
-        name=algorithm.name[:_LIMIT],
+        name=algorithm.name[:LIMIT],
         family=_ALGORITHM_FAMILY,
-        version=algorithm.version[:_LIMIT],
-        parameters={"model": algorithm.model, "config": algorithm.config},
+        version=algorithm.version[:LIMIT],
+        parameters=algorithm.parameters,
     )
     return _hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=segment.name[:_LIMIT],
+        segment_label=segment.name[:LIMIT],
         segmented_property_category=segment.category,
         segmented_property_type=segment.kind,
         algorithm_type=_hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=identification,
-        tracking_uid=uid(f"tracking {segment.value}"),
-        tracking_id=segment.name[:_LIMIT],
+        tracking_uid=uid(f"tracking {number}"),
+        tracking_id=segment.name[:LIMIT],
         anatomic_regions=[segment.region] if segment.region else None,
         display_color=CIELabColor.from_rgb(*segment.rgb),
     )
 
 
-def _sources(series: Series) -> tuple[list[Dataset], list[int]]:
+def read_sources(series: Series) -> tuple[list[Dataset], list[int]]:
     """Headers of the source images, and for each source frame its slice of the series."""
     sources = [_source(path, series) for path in series.files]
     places = {(plane.path, plane.frame): place for place, plane in enumerate(series.planes)}
@@ -238,7 +280,7 @@ def _source(path: Path, series: Series) -> Dataset:
     return dataset
 
 
-def _without_clock(seg: Any, source: Dataset, uid: _Uids) -> Dataset:
+def without_clock(seg: Any, source: Dataset, uid: Uids) -> Dataset:
     """The object with the source's dates in place of the clock's, and derived UIDs in place of random ones."""
     # The clock would make every resend another object; the images' own dates are the same each time.
     date = source.get("ContentDate") or source.get("AcquisitionDate") or source.get("StudyDate") or "19000101"

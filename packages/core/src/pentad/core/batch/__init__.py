@@ -1,8 +1,8 @@
 """Batch inference over many cases: nothing lost, repeated, overwritten or skipped in silence.
 
 A run is the folder ``OUT/<run>``: ``cases/<id>/`` holds a case's files, put there whole; ``journal.jsonl`` a record
-of every case; ``worklist.csv`` a row per case, problems first; ``rejected.jsonl`` inputs that became no case;
-``events.jsonl`` what happened when; ``run.json`` what made it all (described by ``run_schema.json``).
+of every case; ``worklist.csv`` and ``index.html`` a row per case, problems first; ``rejected.jsonl`` inputs that
+became no case; ``events.jsonl`` what happened when; ``run.json`` what made it all (see ``run_schema.json``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pentad.core.batch.casework import CaseResult
+from pentad.core.batch.delivery import Destination, deliver_run
 from pentad.core.batch.folder import EVENTS, default_name, new_run, not_writable, old_run
 from pentad.core.batch.journal import CaseRecord
 from pentad.core.batch.merging import merge
@@ -25,7 +26,19 @@ from pentad.core.cases import Case, Rejection
 from pentad.core.errors import UsageError
 from pentad.core.interrupt import Interrupt
 
-__all__ = ["BatchOptions", "CaseRecord", "CaseResult", "Cost", "Finish", "Setup", "dry_run", "merge", "run_batch"]
+__all__ = [
+    "BatchOptions",
+    "CaseRecord",
+    "CaseResult",
+    "Cost",
+    "Destination",
+    "Finish",
+    "Setup",
+    "deliver_run",
+    "dry_run",
+    "merge",
+    "run_batch",
+]
 
 
 def run_batch(
@@ -35,6 +48,7 @@ def run_batch(
     identity: Mapping[str, str],
     rejections: Sequence[Rejection] = (),
     finish: Finish | None = None,
+    destination: Destination | None = None,
 ) -> int:
     """Process the cases in worker processes and return the command's exit code.
 
@@ -51,17 +65,20 @@ def run_batch(
         identity: What makes the results, such as the digests of model, configuration and code.
         rejections: Inputs that became no case; they stand in the worklist.
         finish: Called at the end with the run's folder and all records in the worklist's order.
+        destination: Where each case's results are handed on once it is done; where that fails the case stays done,
+            its record says so, and resuming tries again.
 
     Returns:
-        0 all done; 1 workers cannot start; 3 some cases failed, were rejected or not reached (or flagged, if
-        strict); 4 no usable case; 5 the set-up raised a `ModelError` (2 for a `UsageError`); 130 interrupted.
+        0 all done; 1 workers cannot start; 3 some cases failed, were rejected, not reached or not handed on (or
+        flagged, if strict); 4 no usable case; 5 the set-up raised a `ModelError` (2 for a `UsageError`); 130
+        interrupted.
 
     Raises:
         UsageError: The options are wrong or the run's folder cannot be used; nothing was started.
     """
     shard = _check(cases, options)
     with _open(options, shard) as folder, Interrupt() as interrupt:
-        batch = BatchRun(folder, options, dict(identity), interrupt)
+        batch = BatchRun(folder, options, dict(identity), interrupt, destination)
         try:
             batch.plan(shard, cases, rejections)
             progress = Progress(folder / EVENTS, len(batch.to_do), quiet=options.quiet, json_lines=options.json_lines)

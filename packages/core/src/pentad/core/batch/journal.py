@@ -23,7 +23,7 @@ class CaseRecord(BaseModel):
     Attributes:
         case: The case's id; of a rejected input its place, relative to the input.
         status: ``ok``, ``failed``, ``rejected`` (never became a case) or ``pending`` (not reached yet).
-        code: Stable code, ``PTD-nnn``, where the case failed or was rejected.
+        code: Stable code, ``PTD-nnn``, where the case failed or was rejected, or is done but could not be handed on.
         reason: One sentence, where there is a code.
         flags: Findings that a person should look at.
         row: The case's own worklist columns.
@@ -32,6 +32,7 @@ class CaseRecord(BaseModel):
         identity: Digests of model, configuration, code … that made the result.
         files: Result file, relative to the case's folder, to its SHA-256.
         time: When the case ended, in UTC; never used in a calculation.
+        sent: Destination to which results were handed on, to each file's answer from there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class CaseRecord(BaseModel):
     identity: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)
     time: str = ""
+    sent: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
 class LineFile:

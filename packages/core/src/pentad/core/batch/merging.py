@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pentad.core.batch.delivery import not_sent
 from pentad.core.batch.folder import (
     CASES,
     EVENTS,
@@ -22,6 +23,7 @@ from pentad.core.batch.folder import (
     utc_now,
     write_state,
 )
+from pentad.core.batch.index import write_index
 from pentad.core.batch.journal import CaseRecord, LineFile, read_journal, write_record
 from pentad.core.batch.resuming import files_match
 from pentad.core.batch.worklist import worst_first, write_worklist
@@ -127,6 +129,7 @@ def _join(parts: Sequence[_Part], folder: Path, finish: Callable[[Path, list[Cas
     if finish is not None:
         finish(folder, worst_first([*records, *refused]))
     state = _joined_state(parts, folder, records, len(refused))
+    write_index(folder, [*records, *refused], state)
     write_state(folder, state)
     return state.exit_code or 0
 
@@ -159,19 +162,20 @@ def _joined_state(parts: Sequence[_Part], folder: Path, records: Sequence[CaseRe
     failed = len(records) - len(good)
     flagged = sum(bool(record.flags) for record in good)
     counts = {"total": len(records), "ok": len(good), "failed": failed, "pending": 0}
+    unsent = sum(not_sent(record) for record in good)
     strict = any(part.state.options.get("strict") for part in parts)
     return RunState(
         folder.name,
         status="finished",
-        exit_code=3 if failed or rejected or (strict and flagged) else 0,
+        exit_code=3 if failed or rejected or unsent or (strict and flagged) else 0,
         started=min(part.state.started for part in parts),
         ended=utc_now(),
         seconds=round(sum(part.state.seconds for part in parts), 3),
         starts=1,
         identity=parts[0].state.identity,
-        options={"strict": strict},
+        options={"strict": strict, "notice": parts[0].state.options.get("notice", "")},
         merged_from=[part.folder.name for part in parts],
         code=code_version(),
         environment=environment(),
-        cases={**counts, "flagged": flagged, "rejected": rejected},
+        cases={**counts, "flagged": flagged, "rejected": rejected, "not_sent": unsent},
     )

@@ -24,6 +24,7 @@ class BatchOptions:
         case_timeout: Seconds that a case may take; 0 for no limit.
         quiet: Show nothing but what ends the run.
         json_lines: Print the events as JSON lines.
+        notice: What every reader of the run must know, ``title: text``; stands in run.json and on the index page.
     """
 
     out: Path
@@ -37,6 +38,7 @@ class BatchOptions:
     case_timeout: float = 0.0
     quiet: bool = False
     json_lines: bool = False
+    notice: str = ""
 
     def __post_init__(self) -> None:
         least = {"workers": 1, "max_failures": 0, "case_timeout": 0}

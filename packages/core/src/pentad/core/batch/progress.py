@@ -86,6 +86,14 @@ class Progress:
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0])
 
+    def case_sent(self, record: CaseRecord, destination: str) -> None:
+        """Record that a case was handed on, or why not, and show the latter."""
+        answers = record.sent[destination]
+        level = "error" if record.code else "info"
+        self.event("case.sent", level=level, case=record.case, to=destination, files=answers, code=record.code or 0)
+        if record.code:
+            self.say(f"{record.code} {record.case}: {record.reason}")
+
     def tick(self) -> None:
         """Show a plain line if there is no bar and the last one is long ago."""
         now = time.monotonic()

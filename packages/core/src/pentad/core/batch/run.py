@@ -6,11 +6,12 @@ import dataclasses
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
 from pentad.core.batch.casework import DISK_FULL, NOT_STORED, Outcome, Process, explain, is_full, sync_folder
+from pentad.core.batch.delivery import Deliveries, Destination, not_sent
 from pentad.core.batch.folder import (
     CASES,
     JOURNAL,
@@ -24,6 +25,7 @@ from pentad.core.batch.folder import (
     utc_now,
     write_state,
 )
+from pentad.core.batch.index import write_index
 from pentad.core.batch.journal import CaseRecord, LineFile, read_journal, write_record
 from pentad.core.batch.options import BatchOptions
 from pentad.core.batch.progress import Progress
@@ -53,10 +55,19 @@ class BatchRun:
         options: How to run.
         identity: Digests of what makes the results.
         interrupt: Asked between cases whether to stop.
+        destination: Where a case's results go once it is done.
     """
 
-    def __init__(self, folder: Path, options: BatchOptions, identity: dict[str, str], interrupt: Interrupt) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: BatchOptions,
+        identity: dict[str, str],
+        interrupt: Interrupt,
+        destination: Destination | None = None,
+    ) -> None:
         self.folder = folder
+        self.destination = destination
         self.options = options
         self.identity = identity
         self.interrupt = interrupt
@@ -94,7 +105,7 @@ class BatchRun:
         self._begin(shard)
 
     def _begin(self, shard: Shard) -> None:
-        kept = ("workers", "strict", "max_failures", "case_timeout", "overwrite")
+        kept = ("workers", "strict", "max_failures", "case_timeout", "overwrite", "notice")
         self.state = dataclasses.replace(
             self.state,
             status="running",
@@ -121,7 +132,9 @@ class BatchRun:
         flagged = sum(record.status == "ok" and bool(record.flags) for record in self.records.values())
         rejected = sum(record.status == "rejected" for record in self.others)
         counts = {name: found[name] for name in ("ok", "failed", "pending")}
-        return {"total": len(self.records), **counts, "flagged": flagged, "rejected": rejected}
+        name = self.destination.name if self.destination else ""
+        unsent = sum(not_sent(record, name) for record in self.records.values())
+        return {"total": len(self.records), **counts, "flagged": flagged, "rejected": rejected, "not_sent": unsent}
 
     def run(self, setup: Setup, shown: Progress, finish: Finish | None) -> int:
         """Process what is to do, close the folder and return the exit code."""
@@ -150,21 +163,35 @@ class BatchRun:
             return "interrupted"
         options = self.options
         workers = Workers(setup, Limits(options.workers, options.case_timeout), self.folder / SCRATCH, shown.log)
+        deliveries = Deliveries(self.destination, self.folder, lambda: self.interrupt.requested)
         with (
             LineFile(self.folder / JOURNAL, sync=True) as journal,
+            closing(deliveries),
             closing(workers.process(self.to_do, self.interrupt.fileno(), _TICK)) as ends,
         ):
+            for record in self.records.values():
+                deliveries.add(record)
             for ended in ends:
                 if ended is not None:
                     record = self._settle(ended, journal)
                     shown.case_done(record, ended[2].frames)
+                    deliveries.add(record)
                     if record.code in (DISK_FULL, NOT_STORED) or 0 < options.max_failures <= self._count()["failed"]:
                         return "stopped"
                 if self.interrupt.requested:
                     return "interrupted"
+                self._take_receipts(deliveries.ended(), journal, shown)
                 shown.tick()
                 self._refresh_worklist()
-        return "finished"
+            self._take_receipts(deliveries.ended(to_the_last=True), journal, shown)
+        return "interrupted" if self.interrupt.requested and self._count()["not_sent"] else "finished"
+
+    def _take_receipts(self, records: Iterator[CaseRecord], journal: LineFile, shown: Progress) -> None:
+        for record in records:
+            self.records[record.case] = record
+            with suppress(OSError):  # without room for the line, resuming sends the case again
+                write_record(journal, record)
+            shown.case_sent(record, self.destination.name if self.destination else "")
 
     def _settle(self, ended: Ended, journal: LineFile) -> CaseRecord:
         """Put a case's files into place and its record into the journal, or neither."""
@@ -234,7 +261,7 @@ class BatchRun:
             return 130
         if not self.given:
             return NoInputError.exit_code
-        wrong = count["failed"] + count["rejected"] + count["pending"]
+        wrong = count["failed"] + count["rejected"] + count["pending"] + count["not_sent"]
         return 3 if wrong or (self.options.strict and count["flagged"]) else 0
 
     def _end(self, status: str, code: int, start: float) -> list[str]:
@@ -246,6 +273,7 @@ class BatchRun:
         shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         try:
             write_worklist(self.folder / WORKLIST, self.all_records())
+            write_index(self.folder, self.all_records(), self.state)
             write_state(self.folder, self.state)
         except OSError as error:
             return [
@@ -262,7 +290,8 @@ class BatchRun:
             remedy = f"see {REJECTED} for what was found, or correct the path"
             shown.say(str(NoInputError("PTD-400", "no usable case in the input", remedy, self.folder)), always=True)
         parts = [f"{count['ok']} of {count['total']} cases done"]
-        parts += [f"{count[name]} {name}" for name in ("flagged", "failed", "rejected", "pending") if count[name]]
+        kinds = ("flagged", "failed", "rejected", "pending", "not_sent")
+        parts += [f"{count[name]} {name.replace('_', ' ')}" for name in kinds if count[name]]
         if self.state.status != "finished":
             parts.append(f"{self.state.status}, go on with --resume {self.folder.name}")
         shown.say(f"{', '.join(parts)}: {self.folder / WORKLIST}")

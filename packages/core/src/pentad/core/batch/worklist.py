@@ -19,7 +19,8 @@ def worst_first(records: Iterable[CaseRecord]) -> list[CaseRecord]:
     """Return the records as failed, rejected, pending, flagged, fine; by name within each."""
 
     def rank(record: CaseRecord) -> tuple[int, str]:
-        return (3 if record.status == "ok" and record.flags else _ORDER[record.status], record.case)
+        attention = record.status == "ok" and (record.flags or record.code)
+        return (3 if attention else _ORDER[record.status], record.case)
 
     return sorted(records, key=rank)
 

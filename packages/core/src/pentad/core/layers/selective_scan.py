@@ -5,9 +5,10 @@ Signature and semantics are those of ``selective_scan_fn`` in state-spaces/mamba
 vary along the sequence. Deviations: the gradient of the last state is propagated too, and softplus is not replaced by
 the identity above 20 (a difference of at most 2e-9).
 
-Backends: ``reference`` is the plain formula, a loop over the steps on any device; ``numba`` runs on CPUs and
-``triton`` on GPUs, both compiled on first use; ``mamba_ssm`` is the published kernel, where that package is installed.
-``numba`` and ``triton`` are custom operators, which ``torch.compile`` and ``torch.export`` keep whole.
+Backends: ``reference`` is the plain formula, a loop over the steps on any device; ``doubling`` is the same in few plain
+operations, for exporters; ``numba`` runs on CPUs and ``triton`` on GPUs, both compiled on first use; ``mamba_ssm`` is
+the published kernel, where that package is installed. ``numba`` and ``triton`` are custom operators, which
+``torch.compile`` and ``torch.export`` keep whole.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pentad.core.errors import UsageError, nearest
-from pentad.core.layers import selective_scan_mamba_ssm, selective_scan_triton
+from pentad.core.layers import selective_scan_doubling, selective_scan_mamba_ssm, selective_scan_triton
 from pentad.core.layers.selective_scan_mamba_ssm import Need
 
 # Lanes of the channel blocks whose states the compiled forward pass keeps, and steps between two kept states.
@@ -50,6 +51,7 @@ _BACKENDS = {
     "mamba_ssm": _Backend(("cuda",), selective_scan_mamba_ssm.MODULE, selective_scan_mamba_ssm.refusal),
     "triton": _Backend(selective_scan_triton.DEVICES, f"{_LAYERS}.selective_scan_triton_kernels"),
     "reference": _Backend((), ""),
+    "doubling": _Backend((), "pentad.core.layers.selective_scan_doubling"),
 }
 _ANY = Need()
 _PROBLEMS: dict[str, str] = {}
@@ -379,6 +381,7 @@ def _register(
 
 _FUNCTIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "reference": _reference,
+    "doubling": selective_scan_doubling.run,
     "mamba_ssm": selective_scan_mamba_ssm.run,
 }
 _OPERATORS = {"numba": "selective_scan", "triton": "selective_scan_triton"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from monai.networks.nets import dynunet
 from torch import Tensor
@@ -53,26 +54,31 @@ class DynUNetConfig:
                 raise ModelError("PTD-294", f"a DynUNet needs that {rule}", "correct the model's configuration")
 
 
+def monai_arguments(config: DynUNetConfig) -> dict[str, Any]:
+    """Return the arguments of MONAI's DynUNet for a configuration."""
+    return {
+        "spatial_dims": len(config.strides[0]),
+        "in_channels": config.input_channels,
+        "out_channels": config.classes,
+        "kernel_size": config.kernel_sizes,
+        "strides": config.strides,
+        "upsample_kernel_size": config.strides[1:],
+        "filters": config.features,
+        "norm_name": ("INSTANCE", {"affine": True}),
+        "act_name": ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
+        "deep_supervision": True,
+        "deep_supr_num": len(config.features) - 2,
+        "trans_bias": True,
+    }
+
+
 class DynUNet(PublishedModel):
     """MONAI's DynUNet behind the interface that all models here share."""
 
     def __init__(self, config: DynUNetConfig) -> None:
         super().__init__(config)
         self.divisor = tuple(math.prod(steps) for steps in zip(*config.strides, strict=True))
-        self.network = dynunet.DynUNet(
-            spatial_dims=len(self.divisor),
-            in_channels=config.input_channels,
-            out_channels=config.classes,
-            kernel_size=config.kernel_sizes,
-            strides=config.strides,
-            upsample_kernel_size=config.strides[1:],
-            filters=config.features,
-            norm_name=("INSTANCE", {"affine": True}),
-            act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
-            deep_supervision=True,
-            deep_supr_num=len(config.features) - 2,
-            trans_bias=True,
-        )
+        self.network = dynunet.DynUNet(**monai_arguments(config))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return logits; in training with deep supervision a list from full resolution to the coarsest.

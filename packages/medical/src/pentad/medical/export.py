@@ -1,0 +1,270 @@
+"""A bundle as a MONAI bundle or as ONNX, compared with the model it was made from before it is handed over.
+
+Both hold the network on one patch. What surrounds it (resampling, tiling, post-processing) is the reader's: the MONAI
+bundle describes it in MONAI's own transforms, which are near ours but not the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pentad.core.bundle import CARD, Bundle, load_bundle
+from pentad.core.errors import ModelError, PentadError, UsageError, nearest
+from pentad.core.files import write_json
+from pentad.core.layers.mamba import Mamba
+from pentad.core.layers.selective_scan import preferred_backend
+from pentad.core.run import provenance
+from pentad.medical.models import MODELS
+from pentad.medical.predict import Settings
+
+FORMATS = ("monai", "onnx")
+REPORT = "parity.json"
+TOLERANCE = 1e-4
+"""Largest error as a share of the largest logit: float32 sums in another order stay well below."""
+
+_AGREEMENT = 0.999
+_LARGEST_SCAN = 1 << 27  # values of one Mamba layer's states over a patch, half a gigabyte in float32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported.
+
+    Attributes:
+        bundle: The loaded bundle.
+        settings: Its settings.
+        patches: Inputs to compare on, each (1, 1, *patch), normalised as the network sees them.
+        logits: What the model makes of them, each (1, classes + 1, *patch).
+    """
+
+    bundle: Bundle
+    settings: Settings
+    patches: tuple[Tensor, ...]
+    logits: tuple[NDArray[np.float32], ...]
+
+
+Again = Callable[[Tensor], NDArray[np.float32]]
+
+
+def export(
+    source: str, kind: str, out: Path, *, tolerance: float = TOLERANCE, overwrite: bool = False, offline: bool = False
+) -> str:
+    """Write a bundle in another format, whole and proven or not at all, and return a one-line summary.
+
+    Args:
+        source: Folder or hub id of the bundle.
+        kind: One of `FORMATS`.
+        out: Folder to make; ``parity.json`` in it says how near the result is.
+        tolerance: Largest error allowed, as a share of the largest logit.
+        overwrite: Replace an earlier export.
+        offline: Never ask the network for the bundle.
+
+    Raises:
+        UsageError: Unknown format (PTD-590), a missing library (PTD-591), or a target that is taken (PTD-592).
+        ModelError: There is no such bundle, its model cannot be written so (PTD-594), or gives other numbers there
+            (PTD-593).
+    """
+    if kind not in FORMATS:
+        problem = f"'{kind}' is no format{nearest(kind, FORMATS)}"
+        raise UsageError("PTD-590", problem, f"give one of {', '.join(FORMATS)} to --format")
+    for library in ("onnx", "onnxruntime", "onnxscript") if kind == "onnx" else ():
+        if importlib.util.find_spec(library) is None:
+            remedy = "install it with pip install 'pentad-medical[onnx]'"
+            raise UsageError("PTD-591", "the optional library is not installed", remedy, library)
+    out = out.absolute()
+    _check_target(out, overwrite=overwrite)
+    subject = _subject(
+        load_bundle(source, "medical", {name: cls for name, (_, cls) in MODELS.items()}, offline=offline)
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".part-") as scratch:
+        folder = Path(scratch) / out.name
+        folder.mkdir()
+        again = _write(subject, kind, folder)
+        report = _compare(subject, again, kind, tolerance)
+        write_json(folder / REPORT, report)
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    return f"{out}: largest error {report['largest_error']:.1e}, classes agree in {report['agreement']:.2%} of voxels"
+
+
+def _check_target(out: Path, *, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise UsageError("PTD-592", "the folder holds something already", "choose another, or say --overwrite", out)
+    if not (out / REPORT).is_file():
+        raise UsageError("PTD-592", "there is something that is no export", "choose another folder", out)
+
+
+def _subject(bundle: Bundle) -> Subject:
+    settings = Settings.from_mapping(bundle.settings)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, 1, *settings.patch_size, generator=generator)
+    pool = nn.functional.avg_pool3d if len(settings.patch_size) == 3 else nn.functional.avg_pool2d
+    patches = (noise, 4 * pool(noise, 3, stride=1, padding=1))  # rough, and smooth like an image
+    return Subject(bundle, settings, patches, tuple(_run(bundle.model, patch) for patch in patches))
+
+
+def _run(model: nn.Module, patch: Tensor) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        output = model(patch)
+    first: Tensor = output if isinstance(output, Tensor) else output[0]
+    logits: NDArray[np.float32] = first.float().numpy()
+    return logits
+
+
+def _write(subject: Subject, kind: str, folder: Path) -> Again:
+    """Write the format's files and return what runs them."""
+    try:
+        with _silent():
+            if kind == "onnx":
+                return _write_onnx(subject, folder)
+            from pentad.medical.export_monai import write_monai
+
+            write_monai(subject.bundle, subject.settings, folder)
+            return _monai_again(folder)
+    except PentadError:
+        raise
+    except Exception as error:  # exporters fail in as many ways as there are operators
+        problem = f"{subject.bundle.name} cannot be written as {kind} ({type(error).__name__})"
+        raise ModelError("PTD-594", problem, "use another format or model", subject.bundle.folder) from error
+
+
+def _compare(subject: Subject, again: Again, kind: str, tolerance: float) -> dict[str, Any]:
+    """Return the parity report, or refuse what gives other numbers."""
+    with _silent():
+        found = [again(patch) for patch in subject.patches]
+    errors = [float(np.abs(a - b).max()) for a, b in zip(found, subject.logits, strict=True)]
+    largest = max(float(np.abs(logits).max()) for logits in subject.logits)
+    same = [float((a.argmax(1) == b.argmax(1)).mean()) for a, b in zip(found, subject.logits, strict=True)]
+    if not max(errors) <= tolerance * largest or min(same) < _AGREEMENT:  # so put, NaN is refused too
+        problem = f"the exported model differs by {max(errors):.1e} of {largest:.1e}, {min(same):.2%} of classes agree"
+        raise ModelError("PTD-593", problem, "report this as a defect; nothing was written", subject.bundle.folder)
+    shape = list(subject.patches[0].shape)
+    return {
+        "format": kind,
+        "model": subject.bundle.name,
+        "input_shape": shape,
+        "shape": f"fixed: give patches of exactly {shape}"
+        if kind == "onnx"
+        else "as the model allows; compared on this",
+        "largest_error": max(errors),
+        "largest_logit": largest,
+        "tolerance": tolerance,
+        "agreement": min(same),
+        "compared_on": f"{len(found)} generated patches, float32, CPU",
+        "intended_use": "research use only; not a medical device",
+        "licences": subject.bundle.licences,
+        "provenance": provenance(model=subject.bundle.digest),
+    }
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the exporters' chatter from the user's screen; what matters is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+class _FirstOutput(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        output = self.model(image)
+        first: Tensor = output if isinstance(output, Tensor) else output[0]
+        return first
+
+
+def _write_onnx(subject: Subject, folder: Path) -> Again:
+    import onnxruntime
+
+    model, patch = subject.bundle.model, subject.patches[0]
+    _check_scans(model, patch)
+    with torch.inference_mode(), preferred_backend("doubling"):
+        program = torch.onnx.export(
+            _FirstOutput(model),
+            (patch,),
+            input_names=["image"],
+            output_names=["logits"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("no program")
+    program.model.metadata_props.update(_properties(subject))
+    program.save(str(folder / "model.onnx"))
+    shutil.copyfile(subject.bundle.folder / CARD, folder / CARD)
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+
+    def again(patch: Tensor) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(None, {"image": patch.numpy()})[0]
+        return logits
+
+    return again
+
+
+def _properties(subject: Subject) -> dict[str, str]:
+    return {
+        "pentad.model": subject.bundle.name,
+        "pentad.digest": subject.bundle.digest,
+        "pentad.classes": ", ".join(f"{value} {name}" for name, value in subject.settings.classes.items()),
+        "pentad.spacing_mm": " x ".join(f"{part:g}" for part in subject.settings.preprocessing.spacing),
+        "pentad.use": "research use only; not a medical device",
+    }
+
+
+def _check_scans(model: nn.Module, patch: Tensor) -> None:
+    """ONNX has no scan of ours: written out in plain operations it must fit into memory."""
+    sizes: list[int] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, Mamba)
+        sizes.append(inputs[0].shape[0] * inputs[0].shape[1] * layer.d_inner * layer.d_state)
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in model.modules() if isinstance(layer, Mamba)]
+    try:
+        if hooks:
+            _run(model, patch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if max(sizes, default=0) > _LARGEST_SCAN:
+        problem = f"a Mamba layer's states over one patch are {max(sizes):,} values, too many to write the scan out"
+        raise ModelError("PTD-594", problem, "export it to MONAI, which runs the layer itself")
+
+
+def _monai_again(folder: Path) -> Again:
+    """MONAI's own loader, from the local folder."""
+    from monai.bundle import load
+
+    model = load(folder.name, bundle_dir=folder.parent, workflow_type="inference", device="cpu")
+    if not isinstance(model, nn.Module):
+        raise TypeError("no model")
+    model.eval()
+    return lambda patch: _run(model, patch)
