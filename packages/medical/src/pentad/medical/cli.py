@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from pentad.core import options
+from pentad.medical.models_cli import app as models_app
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Segment medical images.\n\nFor instance: pentad medical predict STUDIES/ -o OUT --model BUNDLE",
 )
-models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
 app.add_typer(models_app, name="models")
 
 Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
@@ -162,26 +162,3 @@ def report(
     from pentad.medical.report import report
 
     typer.echo(report(table, evaluations, out, predictions=predictions, runs=runs))
-
-
-@models_app.command("list")
-def list_models(json_lines: options.Json = False) -> None:
-    """List the architectures."""
-    import inspect
-    import json
-
-    from pentad.medical.models import MODELS
-
-    for name, (_, cls) in MODELS.items():
-        summary = (inspect.getdoc(cls) or "").partition("\n")[0]
-        typer.echo(json.dumps({"name": name, "summary": summary}) if json_lines else f"{name:<14} {summary}")
-
-
-@models_app.command("show")
-def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
-    """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
-    import json
-
-    from pentad.core.bundle import read_manifest
-
-    typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))
