@@ -554,7 +554,7 @@ def config_from_official(settings: Mapping[str, Any], fusion: Fusion = "dropped"
         embed_dim=swin["embed_dim"],
         depths=swin["depths"],
         heads=swin["num_heads"],
-        windows=_windows(image, swin["window_size"]),
+        windows=official_windows(image, swin["window_size"], 3),
         mlp_ratio=swin["mlp_ratio"],
         qkv_bias=swin["qkv_bias"],
         fusion=fusion,
@@ -566,10 +566,6 @@ def config_from_official(settings: Mapping[str, Any], fusion: Fusion = "dropped"
         prediction_channels=decoder["prediction_channels"],
         drop_path=swin["drop_path_rate"],
     )
-
-
-def _windows(image: int, window: int = 7) -> tuple[int, ...]:
-    return official_windows(image, window, 3)
 
 
 def config_from_state(state: Mapping[str, Tensor], preset: HiFormerConfig, fusion: Fusion) -> HiFormerConfig:
@@ -584,12 +580,16 @@ def config_from_state(state: Mapping[str, Tensor], preset: HiFormerConfig, fusio
 
     tokens = shape("pos_embed.1", 1, 197, 384)[1] - 1
     image = _COARSE * math.isqrt(max(tokens, 1))
+    tables = [
+        shape(f"pyramid.swin.{stage}.0.attn.relative_position_bias_table", 13**2, heads)
+        for stage, heads in enumerate(preset.heads)
+    ]
     return replace(
         preset,
         classes=shape("segmentation_head.weight", preset.classes, 16, 3, 3)[0],
         input_channels=shape("pyramid.cnn.conv1.weight", STEM, preset.input_channels, 7, 7)[1],
         image_size=(image, image),
-        windows=_windows(image),
+        windows=tuple((math.isqrt(table[0]) + 1) // 2 for table in tables),
         fusion=fusion,
     )
 
