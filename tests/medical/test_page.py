@@ -60,3 +60,16 @@ def test_the_page_escapes_its_strings_and_states_what_made_it(tmp_path):
     assert "<b>x" not in text
     assert "abc123" in text
     assert re.search(r"Research use only", text)
+
+
+def test_among_many_organs_the_liver_holds_no_organ_numbered_after_it(tmp_path):
+    label = box(value=5) + box(corner=(7, 10, 15), size=(2, 2, 2), value=7)
+    classes = {"aorta": 1, "liver": 5, "spleen": 7}
+    volumes = volumes_ml(label, SPACING, classes)
+    assert volumes == {"aorta_ml": 0, "liver_ml": pytest.approx(1.92), "spleen_ml": pytest.approx(0.08)}
+    write_case_page(
+        tmp_path / "page.html", "c", Volume(np.zeros(label.shape, np.float32), np.eye(4)), label, volumes, {}
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert "All structures together" in page
+    assert "lesions" not in page

@@ -154,13 +154,13 @@ def _trained_size(raw: Mapping[str, Tensor], config: SwinUNetConfig) -> tuple[in
 
 
 def _fusion(request: ImportRequest, state: Mapping[str, Tensor]) -> Fusion:
-    choice = get_args(Fusion)
-    if request.fusion and request.fusion not in choice:
-        problem = f"'{request.fusion}' is no behaviour of the fusion{nearest(request.fusion, choice)}"
-        raise UsageError("PTD-540", problem, f"give one of {', '.join(choice)} to --fusion")
+    choice: tuple[Fusion, ...] = get_args(Fusion)
     for name in choice:
         if request.fusion == name:
             return name
+    if request.fusion:
+        problem = f"'{request.fusion}' is no behaviour of the fusion{nearest(request.fusion, choice)}"
+        raise UsageError("PTD-540", problem, f"give one of {', '.join(choice)} to --fusion")
     if hiformer_model.fusion_was_trained(state):
         problem = "its fusion was trained, which today's published code never does"
         remedy = "say --fusion release_2022_07 for the code of July 2022, or --fusion fused for the paper's"

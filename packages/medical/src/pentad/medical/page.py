@@ -17,6 +17,7 @@ from pentad.medical.volumes import Volume
 OUTLINES = {1: "#2a9d8f", 2: "#e63946"}
 WINDOW_HU = (-150.0, 250.0)
 _OUTLINED = "Liver outlined in green, lesions in red; window -150 to 250 HU."
+_LESIONS = ("lesion", "tumor", "tumour", "cancer")
 
 
 def largest_section(mask: NDArray[np.bool_]) -> tuple[int, int, int]:
@@ -75,10 +76,9 @@ def montage(image: NDArray[Any], label: NDArray[np.uint8], spacing: Sequence[flo
 def volumes_ml(label: NDArray[np.uint8], spacing: Sequence[float], classes: Mapping[str, int]) -> dict[str, float]:
     """Return the volume of each class in millilitres, rounded to a microlitre; the liver includes its lesions."""
     voxel = float(np.prod(spacing)) / 1000
-    counts = {
-        name: int((label >= value if name == "liver" else label == value).sum()) for name, value in classes.items()
-    }
-    return {f"{name}_ml": round(count * voxel, 3) for name, count in counts.items()}
+    lesions = [value for name, value in classes.items() if name in _LESIONS]
+    parts = {name: [value, *lesions] if name == "liver" else [value] for name, value in classes.items()}
+    return {f"{name}_ml": round(int(np.isin(label, values).sum()) * voxel, 3) for name, values in parts.items()}
 
 
 def write_case_page(
@@ -100,11 +100,16 @@ def write_case_page(
         provenance: What made the labels.
     """
     rows: list[list[Cell]] = [[name.removesuffix("_ml"), value] for name, value in volumes.items()]
+    outlined, note = _OUTLINED, "The liver includes its lesions."
+    if [row[0] for row in rows] != ["liver", "lesion"]:
+        # Of other structures than a liver and its lesions the page shows where they end, not which is which.
+        label = (label > 0).astype(np.uint8)
+        outlined, note = "All structures together outlined in green; window -150 to 250 HU.", ""
     blocks: list[Block] = [
         Notice("Research use only", "Not a medical device; not for diagnosis. Labels were drawn by a model."),
-        Table(["structure", "volume, ml"], rows, note="The liver includes its lesions."),
+        Table(["structure", "volume, ml"], rows, note=note),
         Figure(
-            three_planes(scan.array, label, scan.spacing), "Three planes through the largest cross-section", _OUTLINED
+            three_planes(scan.array, label, scan.spacing), "Three planes through the largest cross-section", outlined
         ),
         Figure(montage(scan.array, label, scan.spacing), "Axial slices through what was found", "Axial slices"),
     ]

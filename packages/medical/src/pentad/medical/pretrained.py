@@ -64,13 +64,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return read_checkpoint(path)
     except ModelError as error:
-        if error.code != "PTD-513":
-            raise
-        found = error
-    for entry in ("model", "state_dict"):
-        with contextlib.suppress(ModelError):
-            return read_checkpoint(path, entry=entry)
-    raise found
+        for entry in ("model", "state_dict"):
+            with contextlib.suppress(ModelError):
+                return read_checkpoint(path, entry=entry)
+        raise error
 
 
 def _sources(model: nn.Module, state: Mapping[str, Tensor], path: Path, tables_only: bool) -> dict[str, str]:

@@ -93,7 +93,8 @@ def _input(spec: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
 
 
 def _rows(model: nn.Module, x: Tensor, spec: Mapping[str, Any], places: Mapping[str, tuple[str, str | None]]) -> Rows:
-    expected, found = spec["expected"], {}
+    expected = spec["expected"]
+    found: dict[str, Tensor] = {}
     hooks = []
     for stage, (module, part) in places.items():
         hooks.append(model.get_submodule(module).register_forward_hook(_record(found, stage, part)))

@@ -112,21 +112,23 @@ class WindowAttention(nn.Module):
         q, k, v = split.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind()  # each (b, windows x heads, tokens, channels)
         mask = bias.flatten(0, 1)[None].to(q.dtype)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        merged = attended.unflatten(1, (windows, self.heads)).transpose(2, 3)
+        merged = attended.reshape(b, windows, self.heads, length, -1).transpose(2, 3)
         projected: Tensor = self.proj(merged.reshape(b, windows, length, width))
         return projected
 
 
 def partition(x: Tensor, window: Size) -> Tensor:
     """Return a map (b, rows, columns, c) as windows (b, windows, tokens, c), both row by row."""
-    tiles = x.unflatten(2, (-1, window[1])).unflatten(1, (-1, window[0]))
-    return tiles.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    b, rows, columns, c = x.shape
+    tiles = x.reshape(b, rows // window[0], window[0], columns // window[1], window[1], c)
+    return tiles.transpose(2, 3).reshape(b, -1, window[0] * window[1], c)
 
 
 def reverse(windows: Tensor, size: Size, window: Size) -> Tensor:
     """Return the map (b, rows, columns, c) of ``size`` that `partition` made ``windows`` of."""
-    grid = windows.unflatten(1, (size[0] // window[0], size[1] // window[1])).unflatten(3, window)
-    return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    b, c = len(windows), windows.shape[-1]
+    grid = windows.reshape(b, size[0] // window[0], size[1] // window[1], *window, c)
+    return grid.transpose(2, 3).reshape(b, *size, c)
 
 
 def relative_positions(window: Size, table: int, device: torch.device) -> Tensor:

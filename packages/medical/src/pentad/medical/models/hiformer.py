@@ -299,7 +299,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended tokens."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        split = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
+        q, k, v = split.permute(2, 0, 3, 1, 4).unbind()  # each (b, heads, tokens, channels)
         attended: Tensor = self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return attended
 
@@ -335,7 +336,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended first token."""
         q, k, v = (
-            linear(part).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            linear(part).reshape(len(x), part.shape[1], self.heads, -1).transpose(1, 2)
             for linear, part in ((self.wq, x[:, :1]), (self.wk, x), (self.wv, x))
         )
         attended: Tensor = self.proj(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -461,7 +462,7 @@ class HiFormer(PublishedModel):
             levels = block(levels)
         levels = [norm(tokens) for norm, tokens in zip(self.norm, levels, strict=True)]
         fine, coarse = (
-            tokens[:, 1:].transpose(1, 2).unflatten(2, grid) for tokens, grid in zip(levels, grids, strict=True)
+            tokens[:, 1:].transpose(1, 2).reshape(len(x), -1, *grid) for tokens, grid in zip(levels, grids, strict=True)
         )  # (b, c, y / 4, x / 4) and (b, 4 c, y / 16, x / 16)
         logits: Tensor = self.segmentation_head(self.conv_pred(self.up_fine(fine) + self.up_coarse(coarse)))
         return logits[..., : size[0], : size[1]]
@@ -471,7 +472,7 @@ def resized(embedding: Tensor, before: Sequence[int], now: Sequence[int]) -> Ten
     """Return position embeddings (1, 1 + tokens, c) for another grid, bicubic; the class token keeps its own."""
     if tuple(before) == tuple(now):
         return embedding
-    grid = embedding[:, 1:].transpose(1, 2).unflatten(2, tuple(before))
+    grid = embedding[:, 1:].transpose(1, 2).reshape(1, -1, *before)
     grid = functional.interpolate(grid, size=tuple(now), mode="bicubic", align_corners=False)
     return torch.cat([embedding[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 

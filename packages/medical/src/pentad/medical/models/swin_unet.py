@@ -131,8 +131,10 @@ class PatchExpanding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the expanded map."""
-        pixels = self.expand(x).unflatten(-1, (self.scale, self.scale, -1))  # (b, y, x, p, q, width)
-        expanded: Tensor = self.norm(pixels.transpose(2, 3).flatten(3, 4).flatten(1, 2))
+        b, rows, columns = x.shape[:3]
+        pixels = self.expand(x).reshape(b, rows, columns, self.scale, self.scale, -1)  # (b, y, x, p, q, width)
+        pixels = pixels.transpose(2, 3).reshape(b, self.scale * rows, self.scale * columns, -1)
+        expanded: Tensor = self.norm(pixels)
         return expanded
 
 
