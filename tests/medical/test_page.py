@@ -104,3 +104,14 @@ def test_a_pdf_of_many_findings_has_more_pages(tmp_path):
         write_case_pdf(tmp_path / f"{name}.pdf", case)
     few, more = (len(re.findall(rb"/Type /Page\b", (tmp_path / f"{n}.pdf").read_bytes())) for n in ("few", "many"))
     assert (few, more) == (3, 5)
+
+
+def test_among_many_organs_the_liver_holds_no_organ_numbered_after_it(tmp_path):
+    label = box(value=5) + box(corner=(7, 10, 15), size=(2, 2, 2), value=7)
+    classes = {"aorta": 1, "liver": 5, "spleen": 7}
+    volumes = volumes_ml(label, SPACING, classes)
+    assert volumes == {"aorta_ml": 0, "liver_ml": pytest.approx(1.92), "spleen_ml": pytest.approx(0.08)}
+    write_case_page(tmp_path / "page.html", replace(shown(), label=label, volumes=volumes, findings=[]))
+    page = (tmp_path / "page.html").read_text()
+    assert "All structures together" in page
+    assert "lesions" not in page

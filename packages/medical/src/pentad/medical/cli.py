@@ -198,26 +198,3 @@ def report(
     from pentad.medical.report import report
 
     typer.echo(report(table, evaluations, out, predictions=predictions, runs=runs))
-
-
-@models_app.command("list")
-def list_models(json_lines: options.Json = False) -> None:
-    """List the architectures."""
-    import inspect
-    import json
-
-    from pentad.medical.models import MODELS
-
-    for name, (_, cls) in MODELS.items():
-        summary = (inspect.getdoc(cls) or "").partition("\n")[0]
-        typer.echo(json.dumps({"name": name, "summary": summary}) if json_lines else f"{name:<14} {summary}")
-
-
-@models_app.command("show")
-def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
-    """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
-    import json
-
-    from pentad.core.bundle import read_manifest
-
-    typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))

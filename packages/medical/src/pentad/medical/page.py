@@ -24,13 +24,13 @@ USE = "Research use only"
 VOLUME_COLUMNS = ("structure", "volume, ml", "training scans, ml")
 FINDING_COLUMNS = ("finding", "volume, ml", "longest axial diameter, mm", "mean, HU", "SD, HU")
 _DRAWN = "Not a medical device; not for diagnosis. Labels were drawn by a model and checked by nobody."
-_VOLUMES = (
-    "The liver includes its lesions. A volume behind \u2265 is a lower bound: the scan ends within the structure."
-)
+_CONTAINED = "The liver includes its lesions. "
+_VOLUMES = "A volume behind \u2265 is a lower bound: the scan ends within the structure."
 _MEASURES = (
     "Here the liver leaves out its lesions. Diameters run within one axial slice, from edge to edge of the outline."
 )
 _OUTLINED = "Liver outlined in green, lesions in red; window -150 to 250 HU."
+_OUTLINED_ALL = "All structures together outlined in green; window -150 to 250 HU."
 
 
 def largest_section(mask: NDArray[np.bool_]) -> tuple[int, int, int]:
@@ -119,7 +119,7 @@ def write_case_page(path: Path, shown: ShownCase) -> None:
     if shown.quality.flags:
         blocks.append(Notice("To be looked at", " ".join(shown.quality.flags.values())))
     blocks += [
-        Table(VOLUME_COLUMNS, volume_rows(shown), note=_VOLUMES),
+        Table(VOLUME_COLUMNS, volume_rows(shown), note=(_CONTAINED if _of_liver(shown) else "") + _VOLUMES),
         Table(FINDING_COLUMNS, finding_rows(shown), caption="Findings one by one", note=_MEASURES),
     ]
     for drawing, alt, caption in drawings(shown):
@@ -129,11 +129,18 @@ def write_case_page(path: Path, shown: ShownCase) -> None:
     write_page(path, f"Case {shown.case}", blocks, shown.provenance)
 
 
+def _of_liver(shown: ShownCase) -> bool:
+    return list(shown.volumes) == ["liver_ml", "lesion_ml"]
+
+
 def drawings(shown: ShownCase) -> list[tuple[Drawing, str, str]]:
     """Return the figures of a case with what they show and their captions."""
-    scan, label = shown.scan, shown.label
+    scan, label, outlined = shown.scan, shown.label, _OUTLINED
+    if not _of_liver(shown):
+        # Of other structures than a liver and its lesions the page shows where they end, not which is which.
+        label, outlined = (label > 0).astype(np.uint8), _OUTLINED_ALL
     return [
-        (three_planes(scan.array, label, scan.spacing), "Three planes through the largest cross-section", _OUTLINED),
+        (three_planes(scan.array, label, scan.spacing), "Three planes through the largest cross-section", outlined),
         (montage(scan.array, label, scan.spacing), "Axial slices through what was found", "Axial slices"),
     ]
 

@@ -52,13 +52,18 @@ class Preprocessing:
             is never resampled.
         transpose: Axes of the scan (z, y, x) in the network's order.
         normalisation: Scheme and constants of the only channel.
+        slice_size: Whole slices, uncropped, are resized to this many pixels whatever their spacing, as published 2-D
+            models expect them; ``spacing`` then says nothing.
     """
 
     spacing: tuple[float, ...]
     transpose: tuple[int, int, int]
     normalisation: Normalisation
+    slice_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.slice_size is not None and (len(self.spacing) != 2 or min(self.slice_size) < 1):
+            raise ValueError(f"slice_size must be 2 lengths of at least 1 for a 2-D network, not {self.slice_size}")
         if len(self.spacing) not in (2, 3) or min(self.spacing) <= 0:
             raise ValueError(f"spacing must be 2 or 3 lengths above 0 mm, not {self.spacing}")
         if sorted(self.transpose) != [0, 1, 2]:
@@ -174,11 +179,15 @@ def plan_grid(array: NDArray[np.generic], spacing: Sequence[float], settings: Pr
     Raises:
         CaseError: The grid would hold more than `LARGEST_GRID` voxels.
     """
-    box = bounding_box(array.transpose(settings.transpose))
+    transposed = array.transpose(settings.transpose)
+    box = bounding_box(transposed) if settings.slice_size is None else _whole(transposed)
     old = _three([float(spacing[axis]) for axis in settings.transpose])
     new = _three([old[0], *settings.spacing] if len(settings.spacing) == 2 else settings.spacing)
     sizes = [stop - start for start, stop in box]
     target = [max(1, round(size * a / b)) for size, a, b in zip(sizes, old, new, strict=True)]
+    if settings.slice_size is not None:
+        target = [sizes[0], *settings.slice_size]
+        new = _three([a * size / b for size, a, b in zip(sizes, old, target, strict=True)])
     if target[0] * target[1] * target[2] > LARGEST_GRID:
         problem = f"{_times(sizes)} voxels of {_times(old)} mm become {_times(target)} at the model's spacing"
         raise CaseError("PTD-376", problem, "correct the spacing in the file or cut the scan to the region needed")
@@ -390,6 +399,11 @@ def _check(array: NDArray[np.generic], spacing: Sequence[float]) -> None:
         raise CaseError("PTD-372", "every voxel of the image has the same value", "check that the right file was given")
     if len(spacing) != 3 or not all(np.isfinite(value) and value > 0 for value in spacing):
         raise CaseError("PTD-373", f"a spacing of {_times(spacing)} mm is impossible", "correct it in the file")
+
+
+def _whole(array: NDArray[np.generic]) -> Box:
+    z, y, x = array.shape
+    return (0, z), (0, y), (0, x)
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:

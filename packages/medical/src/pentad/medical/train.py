@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from pentad.core.bundle import check_target, save_bundle
 from pentad.core.cases import data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
-from pentad.core.files import digest_file, digest_json
+from pentad.core.files import digest_file, digest_files, digest_json
 from pentad.core.optimization import TrainConfig
 from pentad.core.run import provenance, seed_everything
 from pentad.core.trainer import fit
 from pentad.medical.augment import AugmentConfig
 from pentad.medical.dataset import PatchConfig, PatchDataset, prepare_case
 from pentad.medical.losses import segmentation_loss
-from pentad.medical.models import build
+from pentad.medical.models import build, fitted, known
 from pentad.medical.plan import Plan, read_plan
 from pentad.medical.postprocess import PostProcessing
 from pentad.medical.predict import Settings
+from pentad.medical.pretrained import load_pretrained
 from pentad.medical.statement import read_statement
 
 
@@ -51,6 +52,28 @@ class SamplingConfig:
     """
 
     foreground: float = 0.33
+
+
+@dataclass(frozen=True)
+class NetworkTraining(TrainConfig):
+    """Section ``train`` of params.yaml: core's settings, and where the weights begin."""
+
+    pretrained: str | tuple[str, ...] | dict[str, str | tuple[str, ...]] = ()
+    """ImageNet weights for the encoder: a file or several, or for each model of a pipeline its own; a Swin-T for
+    Swin-UNet, a Swin-T, a ResNet or both for HiFormer."""
+    pretrained_as_published: bool = False
+    """Keep of a HiFormer's Swin-T only the position-bias tables, as its published code does."""
+
+    def pretrained_files(self, model: str) -> tuple[Path, ...]:
+        """Return the files for a model.
+
+        Raises:
+            ModelError: The setting names a model that there is not.
+        """
+        given = self.pretrained
+        if isinstance(given, dict):
+            given = {known(name): files for name, files in given.items()}.get(model, ())
+        return tuple(Path(name) for name in ((given,) if isinstance(given, str) else given))
 
 
 @dataclass(frozen=True)
@@ -85,8 +108,9 @@ class TrainRequest:
 def train(request: TrainRequest) -> str:
     """Train one model, write its bundle and return a one-line summary."""
     check_target(request.out, overwrite=request.overwrite)
-    made, said = read_plan(request.plan), read_statement(request.table)
-    config = replace(load_params(request.params, "train", TrainConfig, request.overrides), batch_size=made.batch_size)
+    made, said = fitted(request.model, read_plan(request.plan)), read_statement(request.table)
+    config = load_params(request.params, "train", NetworkTraining, request.overrides)
+    config = replace(config, batch_size=made.batch_size)
     augmentation = load_params(request.params, "augment", AugmentConfig)
     sampling = load_params(request.params, "sampling", SamplingConfig)
     applied = load_params(request.params, "predict", PredictConfig)
@@ -94,6 +118,9 @@ def train(request: TrainRequest) -> str:
     settings = Settings.from_plan(made, applied.postprocessing, step=applied.step, mirror=applied.mirror)
     seed_everything(config.seed)
     model = build(request.model, made)
+    weights = config.pretrained_files(request.model)
+    if weights:
+        load_pretrained(model, weights, bias_tables_only=config.pretrained_as_published)
     prepared = [prepare_case(case, settings.preprocessing, request.run.parent / "cache") for case in cases]
     data = data_digest(cases, ("image", "label"))
     drawing = PatchConfig(made.patch_size, config.batch_size, sampling.foreground, config.seed, augmentation)
@@ -107,6 +134,7 @@ def train(request: TrainRequest) -> str:
         data=data,
         plan=digest_file(request.plan),
         config=digest_json([to_mapping(part) for part in (config, sampling, augmentation, applied)]),
+        **({"pretrained": digest_files(weights)} if weights else {}),
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     save_bundle(
@@ -125,13 +153,14 @@ def train(request: TrainRequest) -> str:
     return f"{request.model}: {parameters / 1e6:.2f} M parameters, {result.steps} steps in {result.seconds:.0f} s"
 
 
-def _card(name: str, made: Plan, config: TrainConfig, cases: int, parameters: int) -> str:
+def _card(name: str, made: Plan, config: NetworkTraining, cases: int, parameters: int) -> str:
+    start = "from ImageNet's weights in the encoder" if config.pretrained_files(name) else "from scratch"
     return f"""# {name}
 
 Segments {", ".join(made.labels[1:])} in {", ".join(made.channels)} images. Research use only; not a medical device.
 
 - Input: {made.configuration}, patch {made.patch_size} voxels, spacing {made.spacing} mm, axes order {made.transpose}.
-- Trained from scratch on {cases} cases: {config.steps} steps of batch {config.batch_size}, {config.optimizer},
+- Trained {start} on {cases} cases: {config.steps} steps of batch {config.batch_size}, {config.optimizer},
   learning rate {config.learning_rate}, schedule {config.schedule}, seed {config.seed}.
 - {parameters:,} parameters. `bundle.json` states the code, the data's digest and the settings.
 """

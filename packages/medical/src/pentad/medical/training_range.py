@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Range = tuple[float, float]
+_LESIONS = ("lesion", "tumor", "tumour", "cancer")
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,9 @@ class TrainingRange:
 def volumes_ml(label: NDArray[np.uint8], spacing: Sequence[float], classes: Mapping[str, int]) -> dict[str, float]:
     """Return the volume of each class in millilitres, rounded to a microlitre; the liver includes its lesions."""
     voxel = float(np.prod(spacing)) / 1000
-    counts = {
-        name: int((label >= value if name == "liver" else label == value).sum()) for name, value in classes.items()
-    }
-    return {f"{name}_ml": round(count * voxel, 3) for name, count in counts.items()}
+    lesions = [value for name, value in classes.items() if name in _LESIONS]
+    parts = {name: [value, *lesions] if name == "liver" else [value] for name, value in classes.items()}
+    return {f"{name}_ml": round(int(np.isin(label, values).sum()) * voxel, 3) for name, values in parts.items()}
 
 
 def measure(
