@@ -33,7 +33,7 @@ def findings(shape: tuple[int, int, int]) -> np.ndarray:
     return label
 
 
-@pytest.fixture(params=["axial", "oblique", "enhanced", "empty", "anonymous"])
+@pytest.fixture(params=["axial", "oblique", "enhanced", "empty", "anonymous", "one_segment", "one_frame"])
 def segmentation(request, tmp_path) -> tuple[Path, Series, np.ndarray]:
     """A DICOM SEG, its series and its label map."""
     scan = Scan(shape=(6, 16, 12))
@@ -47,7 +47,11 @@ def segmentation(request, tmp_path) -> tuple[Path, Series, np.ndarray]:
     else:
         write_series(tmp_path / "in", scan)
     series = index_folder(tmp_path / "in")[0][0]
-    label = findings(series.shape) if request.param != "empty" else np.zeros(series.shape, np.uint8)
+    label = findings(series.shape)
+    if request.param in ("empty", "one_segment", "one_frame"):
+        label[:] = np.where(label == 1, request.param != "empty", 0)
+    if request.param == "one_frame":
+        label[2:] = 0
     write_seg(tmp_path / "seg.dcm", label, series, LIVER_SEGMENTS, MODEL)
     return tmp_path / "seg.dcm", series, label
 
@@ -112,7 +116,7 @@ def test_dcmqi_reads_every_voxel_of_a_segmentation_in_its_place(segmentation, tm
     )
     assert done.returncode == 0
     assert re.findall(r"^[WE]: .*", done.stdout + done.stderr, re.MULTILINE) == []
-    for value in (1, 2):
+    for value in np.unique(label[label > 0]):
         image = sitk.ReadImage(str(tmp_path / "itk" / f"{value}.nrrd"))
         index = np.argwhere(sitk.GetArrayFromImage(image) > 0)[:, ::-1]
         found = np.array([image.TransformIndexToPhysicalPoint([int(part) for part in voxel]) for voxel in index])

@@ -217,6 +217,7 @@ def _dataset(numbers: NDArray[np.uint8], series: Series, segments: Sequence[Segm
             series_description=f"{RESEARCH}: {algorithm.name} {algorithm.version}"[:LIMIT],
             omit_empty_frames=bool(numbers.any()),
         )
+    _say_in_every_frame(seg)
     seg.ContentCreatorName = None  # required, though nobody's: highdicom leaves it out
     return without_clock(seg, sources[0], uid)
 
@@ -281,6 +282,16 @@ def _source(path: Path, series: Series) -> Dataset:
     if dataset.PatientSex not in ("M", "F", "O"):
         dataset.PatientSex = None
     return dataset
+
+
+def _say_in_every_frame(seg: Any) -> None:
+    """Let each frame name its segment and place, also where all share them: most readers look nowhere else."""
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    for keyword in ("SegmentIdentificationSequence", "PlanePositionSequence", "DerivationImageSequence"):
+        if keyword in shared:
+            for group in seg.PerFrameFunctionalGroupsSequence:
+                setattr(group, keyword, getattr(shared, keyword))
+            delattr(shared, keyword)
 
 
 def without_clock(seg: Any, source: Dataset, uid: Uids) -> Dataset:
