@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -146,11 +146,18 @@ def train(request: TrainRequest) -> str:
         card=_card(request.model, made, config, len(cases), parameters),
         provenance=statement,
         # What a licence of data says of models trained on them is for the user to judge.
-        licences={"code": "Apache-2.0", "weights": f"as the training data: {said.licence}", "data": said.licence},
+        licences={"code": "Apache-2.0", "weights": _weights_licence(said.licence, weights), "data": said.licence},
         overwrite=request.overwrite,
     )
     shutil.rmtree(request.run / "checkpoint", ignore_errors=True)  # the run is over: a repetition starts afresh
     return f"{request.model}: {parameters / 1e6:.2f} M parameters, {result.steps} steps in {result.seconds:.0f} s"
+
+
+def _weights_licence(data: str, begun_from: Sequence[Path]) -> str:
+    words = f"as the training data: {data}"
+    return words + (
+        f"; and as {', '.join(path.name for path in begun_from)}, from which they began" if begun_from else ""
+    )
 
 
 def _card(name: str, made: Plan, config: NetworkTraining, cases: int, parameters: int) -> str:
