@@ -93,10 +93,12 @@ class Prediction:
     Attributes:
         label: Classes (z, y, x) on the scan's own grid.
         seconds: Time it took.
+        raw: The classes before post-processing, where they were asked for.
     """
 
     label: NDArray[np.uint8]
     seconds: float
+    raw: NDArray[np.uint8] | None = None
 
 
 def predict_volume(
@@ -106,6 +108,7 @@ def predict_volume(
     device: torch.device | str = "cpu",
     *,
     batch_size: int = 1,
+    keep_raw: bool = False,
 ) -> Prediction:
     """Return the label map of a scan in any orientation, on its own grid.
 
@@ -115,6 +118,7 @@ def predict_volume(
         volume: The scan, in the unit of the training scans (HU for CT).
         device: Where the model runs; it is moved there.
         batch_size: Windows a forward pass; a 2-D model takes 8 times as many slices.
+        keep_raw: Also return the classes before post-processing, a second label map.
 
     Raises:
         CaseError: The scan is no finite volume, its spacing is absurd, or the logits are not finite.
@@ -130,16 +134,38 @@ def predict_volume(
     training = model.training
     model.to(device).eval()
     try:
-        forward = _forward(model, settings, torch.device(device))
-        slabs = _slabs if len(settings.patch_size) == 3 else _slabs_of_slices
-        label = restore_labels(slabs(forward, settings, torch.from_numpy(image), batch_size), grid)
+        logits = predict_logits(model, settings, torch.from_numpy(image), device, batch_size=batch_size)
+        label = restore_labels(logits, grid)
     finally:
         model.train(training)
     del image  # the connected parts need that memory
+    raw = np.ascontiguousarray(restore(label, orientation)).copy() if keep_raw else None
     label = postprocess(label, settings.classes, spacing, settings.postprocessing)
     seconds = time.perf_counter() - began
     log.info("segmented %s voxels in %.1f s", " x ".join(map(str, label.shape)), seconds)
-    return Prediction(np.ascontiguousarray(restore(label, orientation)), seconds)
+    return Prediction(np.ascontiguousarray(restore(label, orientation)), seconds, raw)
+
+
+def predict_logits(
+    model: nn.Module,
+    settings: Settings,
+    image: Tensor,
+    device: torch.device | str = "cpu",
+    *,
+    batch_size: int = 1,
+) -> Iterator[Tensor]:
+    """Yield blended logits (classes + 1, rows, y, x) of a preprocessed scan, slab after slab of the first axis.
+
+    Args:
+        model: As for `predict_volume`, in evaluation mode and on the device.
+        settings: What the model was trained with.
+        image: The scan on the network's grid, normalised, (z, y, x).
+        device: Where the windows are computed; the sums stay beside the image.
+        batch_size: As for `predict_volume`.
+    """
+    forward = _forward(model, settings, torch.device(device))
+    slabs = _slabs if len(settings.patch_size) == 3 else _slabs_of_slices
+    yield from slabs(forward, settings, image, batch_size)
 
 
 def _forward(model: nn.Module, settings: Settings, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pentad.core.errors import ModelError, UsageError
 from pentad.core.files import digest_bytes
 from pentad.core.run import code_version, pick_device
-from pentad.medical.volumes import Volume
 
 if TYPE_CHECKING:  # batch inference asks for the names alone before its workers load a model
+    from pentad.medical.postprocess import PostProcessing
     from pentad.medical.predict import Prediction
 
 BASELINES = ("threshold",)
@@ -29,13 +29,15 @@ class Predictor:
         classes: Name to label value.
         licences: Of code, weights and data.
         run: Scan in, labels on the scan's own grid out.
+        rules: Post-processing that `run` applies; with rules, it takes ``keep_raw`` too. None without.
     """
 
     name: str
     digest: str
     classes: dict[str, int]
     licences: dict[str, Any]
-    run: Callable[[Volume], Prediction]
+    run: Callable[..., Prediction]
+    rules: PostProcessing | None = None
 
 
 def baseline_digest() -> str:
@@ -67,4 +69,4 @@ def load_predictor(source: str, device: str = "auto", *, offline: bool = False) 
         problem = f"its settings do not fit: {error.problem}"
         raise ModelError("PTD-389", problem, "install the version that made it", source) from None
     run = partial(predict_volume, bundle.model, settings, device=pick_device(device))
-    return Predictor(bundle.name, bundle.digest, settings.classes, bundle.licences, run)
+    return Predictor(bundle.name, bundle.digest, settings.classes, bundle.licences, run, settings.postprocessing)
