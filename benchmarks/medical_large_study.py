@@ -78,12 +78,17 @@ def main() -> None:
     parser.add_argument("--format", choices=("dicom", "nifti"), default="dicom")
     parser.add_argument("--slices", type=int, default=1200)
     parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--study", type=Path, help="a study of that size and format instead of writing one")
+    parser.add_argument("--write-only", type=Path, help="write the study into this folder and predict nothing")
     parser.add_argument("--outputs", default="nifti,seg,page")
     parser.add_argument("--quick", action="store_true", help="120 slices of 256 x 256, nothing written")
     given = parser.parse_args()
     slices, size = (120, 256) if given.quick else (given.slices, given.size)
+    if given.write_only:
+        print(write_study(given.write_only, enlarged(slices, size), given.format))
+        return
     with tempfile.TemporaryDirectory() as folder:
-        study = write_study(Path(folder), enlarged(slices, size), given.format)
+        study = given.study or write_study(Path(folder), enlarged(slices, size), given.format)
         model = widened(given.model, Path(folder) / "bundle")
         call = [sys.executable, "-m", "pentad.core", "medical", "predict", str(study), "-o", f"{folder}/out"]
         done = run([*call, "--model", str(model), "--outputs", given.outputs, "--device", "cpu", "--run", "large"])
