@@ -155,12 +155,15 @@ def write_seg(
 def _dataset(label: NDArray[np.uint8], series: Series, segments: Sequence[Segment], algorithm: Algorithm) -> Dataset:
     with discreet():
         sources, frames = _sources(series)
-    pixels = np.stack([label == segment.value for segment in segments], axis=-1)[frames]
+    # Segment numbers, one byte a voxel: a mask a segment would hold several volumes of a long study.
+    numbers = np.zeros(256, np.uint8)
+    numbers[[segment.value for segment in segments]] = range(1, len(segments) + 1)
+    pixels = numbers[label[frames]]
     uid = _Uids(series, algorithm)
     with discreet():
         seg = _hd.seg.Segmentation(
             source_images=sources,
-            pixel_array=pixels.astype(np.uint8),
+            pixel_array=pixels,
             segmentation_type=_hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[_description(n, s, algorithm, uid) for n, s in enumerate(segments, 1)],
             series_instance_uid=uid("series"),
