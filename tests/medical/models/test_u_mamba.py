@@ -15,6 +15,7 @@ from pentad.medical import parity
 from pentad.medical.losses import segmentation_loss
 from pentad.medical.models import MODELS, build, config_for
 from pentad.medical.models.u_mamba import (
+    MambaLayer,
     UMambaBot,
     UMambaConfig,
     UMambaEnc,
@@ -318,3 +319,9 @@ def test_a_model_is_built_from_a_plan_by_name_and_a_typo_names_the_nearest():
         assert isinstance(build("u_mamba_enc", plan), UMambaEnc)
     with pytest.raises(ModelError, match=r"PTD-296 .*'umamba_bot'.*did you mean 'u_mamba_bot'"):
         build("umamba_bot", plan)
+
+
+def test_a_mamba_layer_hands_on_a_map_in_rows_of_positions():
+    # Channels-last maps end the process in the backward pass of a strided 1x1 convolution (torch 2.11 on CPUs).
+    layer = MambaLayer(6, FLAT)
+    assert layer(torch.zeros(2, 6, 5, 4)).is_contiguous(memory_format=torch.contiguous_format)

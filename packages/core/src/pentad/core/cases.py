@@ -129,7 +129,7 @@ def write_cases(table: Path, cases: Sequence[Case]) -> None:
     write_text(table, "".join(line + "\n" for line in lines))
 
 
-def _shuffled_groups(cases: Sequence[Case], seed: int) -> list[list[int]]:
+def shuffled_groups(cases: Sequence[Case], seed: int) -> list[list[int]]:
     """Positions of the cases of each group, the groups in an order fixed by the seed and their names."""
     groups: dict[str, list[int]] = {}
     for position, case in enumerate(cases):
@@ -159,7 +159,7 @@ def assign_splits(cases: Sequence[Case], fractions: Mapping[str, float], seed: i
     for name in split:
         if name in missing:
             missing[name] -= 1
-    for positions in _shuffled_groups(cases, seed):
+    for positions in shuffled_groups(cases, seed):
         given = {split[position] for position in positions} - {""}
         if len(given) > 1:
             group = cases[positions[0]].group

@@ -90,6 +90,19 @@ def merge(
 
 
 @app.command()
+def folds(
+    table: Annotated[Path, typer.Argument(help="Case table (cases.jsonl).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that takes a case table a fold.")],
+    count: Annotated[int, typer.Option(help="Number of folds.")] = 5,
+    seed: Annotated[int, typer.Option(help="Decides which case is tested in which fold.")] = 0,
+) -> None:
+    """Cut a case table into folds: every case is tested once, groups stay together."""
+    from pentad.core.folds import write_folds
+
+    typer.echo(write_folds(table, out, count, seed))
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, what is fast, what is slow and how to mend it."""
     from pentad.core.doctor import findings

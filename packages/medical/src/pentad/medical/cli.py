@@ -198,3 +198,32 @@ def report(
     from pentad.medical.report import report
 
     typer.echo(report(table, evaluations, out, predictions=predictions, runs=runs))
+
+
+@app.command()
+def compare(
+    table: Table,
+    evaluations: Annotated[Path, typer.Argument(help="Folder with <model>/<fold>/<seed>, each written by evaluate.")],
+    costs: Annotated[Path, typer.Option(help="Folder with <model>.json, each written by measure.")],
+    baseline: Annotated[str, typer.Option(help="The model that the others are compared with.")],
+    out: options.Out,
+    seed: Annotated[int, typer.Option(help="Seed of the intervals.")] = 0,
+) -> None:
+    """Compare models over folds and seeds: paired differences with intervals, and what each model costs."""
+    from pentad.medical.comparison import CompareRequest, compare_models
+
+    typer.echo(compare_models(CompareRequest(table, evaluations, costs, out, baseline, seed)))
+
+
+@app.command()
+def measure(
+    model: Annotated[str, typer.Option(help="Name of a model; see pentad medical models list.")],
+    plan: Annotated[Path, typer.Option(help="The plan's file (plan.json).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The JSON file to write.")],
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+) -> None:
+    """Count a model's parameters and operations, and time its training step."""
+    from pentad.medical.measure import measure_model
+
+    typer.echo(measure_model(model, plan, out, params, override))

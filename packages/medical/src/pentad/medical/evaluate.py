@@ -12,10 +12,11 @@ from typing import Any
 from pentad.core.cases import Case, data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
 from pentad.core.errors import NoInputError
+from pentad.core.evaluation import Row, summarise, to_entry, write_results
 from pentad.core.evaluation import evaluate as evaluate_cases
-from pentad.core.evaluation import summarise, to_entry, write_results
-from pentad.core.files import digest_json, write_text
+from pentad.core.files import digest_json, write_json, write_text
 from pentad.core.run import provenance
+from pentad.medical.ablation import ablate, table_of
 from pentad.medical.metrics import SUMMARY_METRICS, TOLERANCES_MM, lesion_rows, pooled_metrics, score_case
 from pentad.medical.predictors import load_predictor
 from pentad.medical.volumes import Volume, read_label, read_nifti, write_nifti
@@ -45,7 +46,8 @@ def evaluate(
 ) -> tuple[str, int]:
     """Score a model on the labelled cases of a split; return a one-line summary and how many cases failed.
 
-    Writes ``labels/<id>.nii``, ``per_case.csv``, ``per_lesion.csv`` and ``metrics.json`` into ``out``.
+    Writes ``labels/<id>.nii``, ``per_case.csv``, ``per_lesion.csv`` and ``metrics.json`` into ``out``, and for a
+    predictor with post-processing ``rules.json``: what each rule does, on and off.
 
     Raises:
         NoInputError: The split has no case.
@@ -57,10 +59,17 @@ def evaluate(
         raise NoInputError("PTD-416", f"no case of the split '{split}'", "name another split", table)
     predictor = load_predictor(model, device, mirror=config.mirror)
     lesions: list[dict[str, Any]] = []
+    ruled: dict[str, list[Row]] = {}
+    rules = predictor.rules if predictor.rules and predictor.rules.organ else None
 
     def score(case: Case) -> Mapping[str, float]:
         image, reference = read_nifti(Path(case.files["image"])), read_label(Path(case.files["label"]))
-        label = predictor.run(image).label
+        prediction = predictor.run(image, keep_raw=True) if rules else predictor.run(image)
+        label = prediction.label
+        if rules and prediction.raw is not None:
+            found = ablate(prediction.raw, reference.array, image.spacing, predictor.classes, rules)
+            for name, metrics in found.items():
+                ruled.setdefault(name, []).append(Row(case.id, case.group, metrics=metrics))
         write_nifti(out / "labels" / f"{case.id}.nii", Volume(label, image.affine))
         lesions.extend({"id": case.id, **row} for row in lesion_rows(label, reference.array, image.spacing))
         return score_case(label, reference.array, image.spacing, config.tolerances_mm)
@@ -75,6 +84,8 @@ def evaluate(
     summary |= {name: to_entry(interval) for name, interval in pooled.items()}
     statement = provenance(seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=data)
     write_text(out / "per_lesion.csv", _as_csv(lesions))
+    if ruled:
+        write_json(out / "rules.json", table_of(ruled, config.seed))
     write_results(out, rows, summary, statement)
     failed = len(rows) - len(scored)
     return f"{predictor.name}: {len(scored)} cases scored, {failed} failed", failed

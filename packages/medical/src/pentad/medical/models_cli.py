@@ -1,4 +1,4 @@
-"""The command ``pentad medical models``: architectures, what a bundle says of itself, in from checkpoints, out to others."""
+"""The command ``pentad medical models``: architectures, bundles, published checkpoints in, other formats out."""
 
 from __future__ import annotations
 

@@ -101,12 +101,14 @@ class Prediction:
     Attributes:
         label: Classes (z, y, x) on the scan's own grid.
         seconds: Time it took.
+        raw: The classes before post-processing, where they were asked for.
         agreement: Of the single answers with the final one, by class (see `Agreement.result`); empty where there
             was only one.
     """
 
     label: NDArray[np.uint8]
     seconds: float
+    raw: NDArray[np.uint8] | None = None
     agreement: dict[str, float] = field(default_factory=dict)
 
 
@@ -117,6 +119,7 @@ def predict_volume(
     device: torch.device | str = "cpu",
     *,
     batch_size: int = 1,
+    keep_raw: bool = False,
 ) -> Prediction:
     """Return the label map of a scan in any orientation, on its own grid.
 
@@ -126,16 +129,22 @@ def predict_volume(
         volume: The scan, in the unit of the training scans (HU for CT).
         device: Where the model runs; it is moved there.
         batch_size: Windows a forward pass; a 2-D model takes 8 times as many slices.
+        keep_raw: Also return the classes before post-processing, a second label map.
 
     Raises:
         CaseError: The scan is no finite volume, its spacing is absurd, or the logits are not finite.
         ModelError: The model has another number of classes than the settings.
     """
-    return predict_ensemble([(model, settings)], volume, device, batch_size=batch_size)
+    return predict_ensemble([(model, settings)], volume, device, batch_size=batch_size, keep_raw=keep_raw)
 
 
 def predict_ensemble(
-    members: Sequence[Member], volume: Volume, device: torch.device | str = "cpu", *, batch_size: int = 1
+    members: Sequence[Member],
+    volume: Volume,
+    device: torch.device | str = "cpu",
+    *,
+    batch_size: int = 1,
+    keep_raw: bool = False,
 ) -> Prediction:
     """Return the label map that several models give together: the class of the largest mean probability.
 
@@ -146,7 +155,8 @@ def predict_ensemble(
         members: Models with their settings, which share classes and axes order (`check_members`).
         volume: As for `predict_volume`; so are the other arguments and the errors.
         device: Where the models run.
-        batch_size: Windows a forward pass.
+        batch_size: As for `predict_volume`.
+        keep_raw: Also return the classes before post-processing.
     """
     began = time.perf_counter()
     upright, orientation = canonical(volume)
@@ -157,10 +167,13 @@ def predict_ensemble(
     streams: list[tuple[Iterator[Tensor], Grid]] = []
     training = [model.training for model, _ in members]
     try:
-        for number, member in enumerate(members, 1):
+        for number, (model, own) in enumerate(members, 1):
             given = turned and number == len(members)
-            image, grid, _ = preprocess(upright.array, spacing, member[1].preprocessing, overwrite=given)
-            answers = _logits(member, torch.from_numpy(image), torch.device(device), batch_size, agreement)
+            image, grid, _ = preprocess(upright.array, spacing, own.preprocessing, overwrite=given)
+            model.to(device).eval()
+            answers = predict_logits(
+                model, own, torch.from_numpy(image), device, batch_size=batch_size, agreement=agreement
+            )
             streams.append((answers, grid))
         del upright, image
         label = restore_labels(*streams[0]) if len(streams) == 1 else _mean_labels(streams, agreement)
@@ -169,10 +182,11 @@ def predict_ensemble(
             model.train(before)
     streams.clear()  # the connected parts need the images' memory
     del answers
+    raw = np.ascontiguousarray(restore(label, orientation)).copy() if keep_raw else None
     label = postprocess(label, settings.classes, spacing, settings.postprocessing)
     seconds = time.perf_counter() - began
     log.info("segmented %s voxels in %.1f s", " x ".join(map(str, label.shape)), seconds)
-    return Prediction(np.ascontiguousarray(restore(label, orientation)), seconds, agreement.result())
+    return Prediction(np.ascontiguousarray(restore(label, orientation)), seconds, raw, agreement.result())
 
 
 def check_members(settings: Sequence[Settings]) -> None:
@@ -195,13 +209,26 @@ def _names(settings: Settings) -> str:
     return ", ".join(f"{value} {name}" for name, value in settings.classes.items())
 
 
-def _logits(
-    member: Member, image: Tensor, device: torch.device, batch_size: int, agreement: Agreement
+def predict_logits(
+    model: nn.Module,
+    settings: Settings,
+    image: Tensor,
+    device: torch.device | str = "cpu",
+    *,
+    batch_size: int = 1,
+    agreement: Agreement | None = None,
 ) -> Iterator[Tensor]:
-    """Blended logits of one model, slab after slab."""
-    model, settings = member
-    model.to(device).eval()
-    forward = _forward(model, settings, device, agreement)
+    """Return blended logits (classes + 1, rows, y, x) of a preprocessed scan, slab after slab of the first axis.
+
+    Args:
+        model: As for `predict_volume`, in evaluation mode and on the device.
+        settings: What the model was trained with.
+        image: The scan on the network's grid, normalised, (z, y, x).
+        device: Where the windows are computed; the sums stay beside the image.
+        batch_size: As for `predict_volume`.
+        agreement: Counts how far mirrored windows agree, where settings ask for them.
+    """
+    forward = _forward(model, settings, torch.device(device), agreement or Agreement(settings.classes))
     slabs = _slabs if len(settings.patch_size) == 3 else _slabs_of_slices
     return slabs(forward, settings, image, batch_size)
 

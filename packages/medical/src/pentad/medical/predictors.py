@@ -12,11 +12,11 @@ from pentad.core.errors import ModelError, UsageError
 from pentad.core.files import digest_bytes, digest_json
 from pentad.core.run import code_version, pick_device
 from pentad.medical.training_range import TrainingRange
-from pentad.medical.volumes import Volume
 
 if TYPE_CHECKING:  # batch inference asks for the names alone before its workers load a model
     from pentad.core.bundle import Bundle
     from pentad.medical.fingerprint import Intensity
+    from pentad.medical.postprocess import PostProcessing
     from pentad.medical.predict import Prediction, Settings
 
 BASELINES = ("threshold",)
@@ -36,17 +36,17 @@ class Predictor:
         run: Scan in, labels on the scan's own grid out.
         training: What the training scans were like, where the bundle says it.
         intensity: Statistics of the training scans' foreground, where intensities are normalised by them.
-        organ: Class of the organ that post-processing speaks of, or empty.
+        rules: Post-processing that `run` applies; with rules, it takes ``keep_raw`` too. None without.
     """
 
     name: str
     digest: str
     classes: dict[str, int]
     licences: dict[str, Any]
-    run: Callable[[Volume], Prediction]
+    run: Callable[..., Prediction]
     training: TrainingRange | None = None
     intensity: Intensity | None = None
-    organ: str = ""
+    rules: PostProcessing | None = None
 
 
 def baseline_digest() -> str:
@@ -85,7 +85,7 @@ def load_predictor(
         from pentad.medical.threshold import predict_threshold
 
         classes, licences = {"liver": 1, "lesion": 2}, {"code": "Apache-2.0"}
-        return Predictor(source, baseline_digest(), classes, licences, predict_threshold, organ="liver")
+        return Predictor(source, baseline_digest(), classes, licences, predict_threshold)
     from pentad.core.bundle import load_bundle
     from pentad.medical.models import MODELS
     from pentad.medical.predict import check_members, predict_ensemble
@@ -108,7 +108,7 @@ def load_predictor(
         run=partial(predict_ensemble, members, device=pick_device(device)),
         training=first.training,
         intensity=first.preprocessing.normalisation.intensity,
-        organ=first.postprocessing.organ,
+        rules=first.postprocessing,
     )
 
 

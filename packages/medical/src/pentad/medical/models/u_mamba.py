@@ -197,7 +197,9 @@ class MambaLayer(nn.Module):
             tokens = self.mamba(self.norm(tokens))
             if not self.channel_tokens:
                 tokens = tokens.transpose(1, 2)  # (b, c, positions)
-            mapped: Tensor = tokens.reshape(x.shape)
+            # Copied to rows of positions: as it lies it counts as channels-last, and torch 2.11's backward pass of the
+            # next stage's strided 1x1 convolution then writes past its memory on CPUs.
+            mapped: Tensor = tokens.reshape(x.shape).contiguous()
             return mapped
 
 

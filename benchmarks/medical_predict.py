@@ -1,0 +1,293 @@
+"""Compares batch inference with nnU-Net v2's own predictor: the same network object, windows, overlap and mirroring.
+
+Two measurements, every one in fresh processes, the variants taking turns and the best time counting:
+*studies*, from image files to label files by the whole command (ours: ``pentad medical predict``; theirs:
+``predict_from_files`` with its default processes, and ``predict_from_files_sequential``), and *windows*, from one
+preprocessed array to logits on its grid. All in float32 on the CPU. nnU-Net adds its weighted windows up in half
+precision, so labels and logits are compared with a tolerance; post-processing is off.
+
+nnU-Net is no dependency of ours: install it beside, without its copy of torch, and name the folder.
+
+    pip install --target PEERS --no-deps nnunetv2 acvl-utils batchgenerators batchgeneratorsv2 \
+        dynamic-network-architectures blosc2 ndindex msgpack numexpr httpx pandas scikit-image lazy-loader tifffile
+    python benchmarks/medical_predict.py SCAN... --peers PEERS [--bundle BUNDLE] [--configurations 2d 3d]
+
+A scan is a NIfTI file or a folder with one DICOM series. Without --bundle the 2-D network has random weights too.
+Prints tables and writes benchmarks/medical_predict.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from process_tree import run
+
+from pentad.core.bundle import load_bundle, save_bundle
+from pentad.core.cases import Case
+from pentad.medical.models import MODELS
+from pentad.medical.models.baseline import DynUNet, DynUNetConfig
+from pentad.medical.plan import Intensity, Normalisation
+from pentad.medical.postprocess import PostProcessing
+from pentad.medical.predict import Settings, predict_logits
+from pentad.medical.preprocess import Preprocessing, preprocess
+from pentad.medical.volumes import canonical, read_label, read_nifti, write_nifti
+
+CLASSES = {"liver": 1, "lesion": 2}
+CT = Normalisation("ct", intensity=Intensity(60.0, 65.0, 60.0, -1000.0, 1000.0, low=-150.0, high=200.0))
+# name: patch, spacing, features
+NETWORKS: dict[str, tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...]]] = {
+    "2d": ((96, 96), (1.7578125, 1.7578125), (12, 24, 48, 96, 128)),
+    "3d": ((32, 96, 96), (3.0, 1.7578125, 1.7578125), (8, 16, 32, 64)),
+}
+STUDIES = ("pentad", "nnunet parallel", "nnunet sequential")
+WINDOWS = ("pentad", "nnunet")
+
+
+def network(configuration: str, source: str, folder: Path) -> Path:
+    """Write the bundle of a configuration, with mirroring and without post-processing, and return its folder."""
+    patch, spacing, features = NETWORKS[configuration]
+    settings = Settings(CLASSES, Preprocessing(spacing, (0, 1, 2), CT), patch, PostProcessing(), mirror=True)
+    axes, stages = len(patch), len(features)
+    strides = ((1,) * axes, *[(2,) * axes] * (stages - 1))
+    torch.manual_seed(0)
+    model: Any = DynUNet(DynUNetConfig(1, 3, features, ((3,) * axes,) * stages, strides))
+    if source and axes == 2:
+        found = loaded(Path(source))
+        model, own = found.model, Settings.from_mapping(found.settings)
+        settings = replace(own, mirror=True, postprocessing=PostProcessing())
+    statement = {"settings": settings.to_mapping(), "card": "", "provenance": {}}
+    save_bundle(folder / configuration, model, domain="medical", name="dynunet", **statement)
+    return folder / configuration
+
+
+def loaded(bundle: Path) -> Any:
+    """Return a bundle of the medical package."""
+    return load_bundle(bundle, "medical", {name: cls for name, (_, cls) in MODELS.items()})
+
+
+def plans(settings: Settings) -> dict[str, Any]:
+    """Return the settings as the plans file that nnU-Net reads."""
+    by = settings.preprocessing.normalisation.intensity
+    assert by is not None, "a CT network"
+    two = len(settings.patch_size) == 2
+    resampling = {"is_seg": False, "order_z": 0, "force_separate_z": None}
+    name = "resample_data_or_seg_to_shape"
+    configuration = {
+        "data_identifier": "benchmark",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(settings.patch_size),
+        "spacing": list(settings.preprocessing.spacing),
+        "normalization_schemes": ["CTNormalization"],
+        "use_mask_for_norm": [False],
+        "resampling_fn_data": name,
+        "resampling_fn_data_kwargs": {**resampling, "order": 3},
+        "resampling_fn_seg": name,
+        "resampling_fn_seg_kwargs": {**resampling, "is_seg": True, "order": 1},
+        "resampling_fn_probabilities": name,
+        "resampling_fn_probabilities_kwargs": {**resampling, "order": 1},
+        "architecture": {"network_class_name": "", "arch_kwargs": {}, "_kw_requires_import": []},
+        "batch_dice": two,
+    }
+    intensity = {"mean": by.mean, "std": by.std, "percentile_00_5": by.low, "percentile_99_5": by.high}
+    return {
+        "dataset_name": "benchmark",
+        "plans_name": "plans",
+        "image_reader_writer": "NibabelIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {"c": configuration},
+        "foreground_intensity_properties_per_channel": {"0": intensity},
+        "label_manager": "LabelManager",
+    }
+
+
+def peer(bundle: Path) -> Any:
+    """Return nnU-Net's predictor around the bundle's network."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    found = loaded(bundle)
+    settings = Settings.from_mapping(found.settings)
+    manager = PlansManager(plans(settings))
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    labels = {"background": 0, **CLASSES}
+    dataset = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii", "numTraining": 1}
+    axes = tuple(range(len(settings.patch_size)))
+    weights = [found.model.state_dict()]
+    configuration = manager.get_configuration("c")
+    predictor.manual_initialization(found.model, manager, configuration, weights, dataset, "trainer", axes)
+    return predictor
+
+
+def predict_files(way: str, scans: Path, out: Path, bundle: Path) -> None:
+    """Let nnU-Net turn image files into label files."""
+    predictor = peer(bundle)
+    files = [[str(path)] for path in sorted(scans.glob("*.nii"))]
+    targets = [str(out / Path(file).name.removesuffix(".nii")) for (file,) in files]
+    out.mkdir(parents=True)
+    if way == "nnunet parallel":
+        predictor.predict_from_files(files, targets)
+    else:
+        predictor.predict_from_files_sequential(files, targets)
+
+
+def predict_windows(variant: str, scan: Path, out: Path, bundle: Path) -> None:
+    """Preprocess a scan, then measure from there to logits, which are written; print what it took."""
+    settings = Settings.from_mapping((found := loaded(bundle)).settings)
+    upright, _ = canonical(read_nifti(scan))
+    image, _, _ = preprocess(upright.array, upright.spacing, settings.preprocessing)
+    data, predictor = torch.from_numpy(image), peer(bundle) if variant == "nnunet" else None
+    Path("/proc/self/clear_refs").write_text("5")  # lowers the peak to the present size
+    before, began = resident("VmRSS"), time.perf_counter()
+    if predictor:
+        logits = predictor.predict_logits_from_preprocessed_data(data[None]).float().numpy()
+    else:
+        # As the label map is made: slab by slab. Copied to the disk's pages, which count as files, not as memory.
+        shape = (len(CLASSES) + 1, *image.shape)
+        logits, first = np.lib.format.open_memmap(out, mode="w+", dtype=np.float32, shape=shape), 0
+        for slab in predict_logits(found.model, settings, data):
+            logits[:, first : first + slab.shape[1]] = slab
+            first += slab.shape[1]
+    seconds, peak = time.perf_counter() - began, resident("VmHWM") - resident("RssFile") - before
+    if predictor:
+        np.save(out, logits)
+    print(json.dumps({"seconds": seconds, "extra_mb": peak}))
+
+
+def resident(field: str) -> float:
+    """Return a size of this process from /proc in MB."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found.group(1)) / 1024 if found else float("nan")
+
+
+def studies(bundle: Path, scans: Path, folder: Path, peers: str, repeats: int) -> list[dict[str, Any]]:
+    """Return one row a variant of files to files: best seconds, its peak memory, agreement of labels with ours."""
+    rows: dict[str, dict[str, Any]] = {name: {"variant": name, "seconds": float("inf")} for name in STUDIES}
+    for turn in range(repeats):
+        for name in STUDIES:
+            out = folder / f"{bundle.name} {name} {turn}"
+            if name == "pentad":
+                call = ["-m", "pentad.core", "medical", "predict", str(scans), "-o", str(out), "--model", str(bundle)]
+                call += ["--outputs", "nifti", "--device", "cpu", "--run", "r", "--quiet"]
+            else:
+                call = [__file__, "--inner", name, str(scans), str(out), str(bundle)]
+            done = run([sys.executable, *call], environment=with_peers(peers))
+            if done.code:
+                raise SystemExit(f"{name} failed\n{done.output}")
+            if done.seconds < rows[name]["seconds"]:
+                rows[name] |= {"seconds": round(done.seconds, 2), "peak_mb": round(done.peak_mb), "out": str(out)}
+    ours = labels_of(Path(rows["pentad"].pop("out")))
+    for name in STUDIES[1:]:
+        theirs = labels_of(Path(rows[name].pop("out")))
+        same = [float((ours[key] == theirs[key]).mean()) for key in ours]
+        rows[name]["labels_equal"] = round(min(same), 6)
+    return list(rows.values())
+
+
+def labels_of(out: Path) -> dict[str, Any]:
+    """Return the label maps of a variant by scan."""
+    delivered = {f"{path.parent.name}.nii": path for path in out.rglob("label.nii.gz")}
+    files = delivered or {path.name: path for path in out.glob("*.nii")}
+    return {name: read_label(path).array for name, path in sorted(files.items())}
+
+
+def windows(bundle: Path, scan: Path, folder: Path, peers: str, repeats: int) -> list[dict[str, Any]]:
+    """Return one row a variant of preprocessed array to logits: best seconds, extra memory, distance of logits."""
+    rows: dict[str, dict[str, Any]] = {name: {"variant": name, "seconds": float("inf")} for name in WINDOWS}
+    for _ in range(repeats):
+        for name in WINDOWS:
+            call = [sys.executable, __file__, "--inner", name, str(scan), str(folder / f"{name}.npy"), str(bundle)]
+            done = run(call, environment=with_peers(peers))
+            if done.code:
+                raise SystemExit(f"{name} failed\n{done.output}")
+            found = json.loads(done.output.splitlines()[-1])
+            if found["seconds"] < rows[name]["seconds"]:
+                rows[name] |= {key: round(value, 2) for key, value in found.items()}
+    ours, theirs = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in WINDOWS)
+    rows["nnunet"]["largest_difference"] = round(float(np.abs(ours - theirs).max()), 5)
+    rows["nnunet"]["spread_of_logits"] = round(float(ours.std()), 5)
+    rows["nnunet"]["labels_equal"] = round(float((ours.argmax(0) == theirs.argmax(0)).mean()), 6)
+    return list(rows.values())
+
+
+def with_peers(peers: str) -> dict[str, str]:
+    """Return the environment in which nnU-Net is found and keeps quiet about its folders."""
+    named = {f"nnUNet_{name}": tempfile.gettempdir() for name in ("raw", "preprocessed", "results")}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (peers, os.environ.get("PYTHONPATH", "")))), **named}
+
+
+def gather(scans: Sequence[str], folder: Path) -> Path:
+    """Write every scan as an upright NIfTI file of one folder: nnU-Net reads no DICOM."""
+    from pentad.medical.ingest import load_scan
+
+    for number, scan in enumerate(scans):
+        volume = load_scan(Case(id=f"s{number}", files={"source" if Path(scan).is_dir() else "image": scan})).volume
+        upright, _ = canonical(volume)
+        write_nifti(folder / f"s{number}.nii", replace(upright, array=np.rint(upright.array).astype(np.int16)))
+    return folder
+
+
+def table(title: str, rows: Sequence[dict[str, Any]], memory: str) -> None:
+    """Print one comparison."""
+    print(f"\n{title}\n\n| variant | s | times pentad's | {memory} | pentad's share | labels equal |")
+    print("|---|---|---|---|---|---|")
+    ours = rows[0]
+    for row in rows:
+        times, share = row["seconds"] / ours["seconds"], ours[memory] / row[memory]
+        equal = row.get("labels_equal", "")
+        print(f"| {row['variant']} | {row['seconds']:.1f} | {times:.2f} | {row[memory]:.0f} | {share:.2f} | {equal} |")
+
+
+def main() -> None:
+    """Measure, print the tables, and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scans", nargs="*")
+    parser.add_argument("--peers", default="", help="folder with nnunetv2 and what it needs")
+    parser.add_argument("--bundle", default="", help="2-D bundle whose weights and settings are taken")
+    parser.add_argument("--configurations", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--inner", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.inner:
+        variant, scan, out, bundle = given.inner
+        inner = predict_files if Path(scan).is_dir() else predict_windows
+        inner(variant, Path(scan), Path(out), Path(bundle))
+        return
+    result = json.loads(given.out.read_text()) if given.out.is_file() else {}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        scans = gather(given.scans, folder / "scans")
+        first = min(scans.iterdir())
+        sizes = {path.name: read_nifti(path).array.shape for path in sorted(scans.iterdir())}
+        for configuration in given.configurations:
+            bundle = network(configuration, given.bundle, folder)
+            found = {
+                "scans": sizes,
+                "network": str(NETWORKS[configuration]),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "studies": studies(bundle, scans, folder, given.peers, given.repeats),
+                "windows": windows(bundle, first, folder, given.peers, given.repeats),
+            }
+            table(f"{configuration}, files to files, {len(sizes)} studies", found["studies"], "peak_mb")
+            table(f"{configuration}, preprocessed array to logits", found["windows"], "extra_mb")
+            result[configuration] = found
+            given.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
