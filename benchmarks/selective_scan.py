@@ -2,12 +2,15 @@
 
 Peers: the plain step loop (this package's ``reference`` backend), the parallel scan of the PyPI package mambapy, and
 the loop of transformers' Mamba without CUDA kernels (its backward pass is quadratic in the length, so it is run on
-the shortest shape only); a peer that cannot be imported is left out and the table says so. Inputs are random float32 of
-batch 1 with skip, gate, bias and softplus. Each time is the best of several runs in which the variants take turns;
-memory is the peak above the resident size before the call, in a fresh process on one thread. Writes
-benchmarks/selective_scan.json and prints a table.
+the shortest shape only). transformers comes with this repository's locked environment, mambapy with
+``pip install --no-deps --target peers mambapy``, then ``--peers peers``; a peer that cannot be imported is left out and
+the table says so. Inputs are random float32 of batch 1 with skip, bias and softplus, and a gate except in the shape of
+four routes. Each time is the best of several runs in which the variants take turns; ``cpu`` is the processor time of
+such a run on one thread, which other programs beside it disturb less. Memory is the peak above the resident size before
+the call, in a fresh process on one thread. The models are U-Mambas on noise, with each of the two backends. Writes
+benchmarks/selective_scan.json and selective_scan.md, which packages/core/README.md quotes.
 
-    python benchmarks/selective_scan.py [--quick] [--threads 1 2]
+    python benchmarks/selective_scan.py [--quick] [--shapes …] [--variants …] [--threads 1 2] [--peers FOLDER]
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ import argparse
 import contextlib
 import importlib
 import json
+import os
 import platform
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pentad.core.layers.selective_scan import selective_scan
+from pentad.core.layers.selective_scan import preferred_backend, selective_scan
 
 # name: channels, groups, states, length
 SHAPES = {
@@ -38,37 +43,43 @@ SHAPES = {
     "L 16384": (192, 1, 16, 16384),
     "4 routes 64x64, N 1": (768, 4, 1, 4096),
 }
+# Shapes whose memory is measured.
+WEIGHED = ("L 4096", "4 routes 64x64, N 1")
 QUICK = ("L 1024", "4 routes 64x64, N 1")
 # Steps up to which a loop whose backward pass is quadratic in them is run backwards.
 LONGEST_QUADRATIC = 1024
 # A run this long is not repeated more than twice.
 LONG_SECONDS = 5.0
-MOST_RUNS, ENOUGH_SECONDS = 24, 4.0
+MOST_RUNS, ENOUGH_SECONDS = 40, 3.0
 # Table order; the first is what the others are compared with.
 VARIANTS = ("pentad", "loop", "mambapy", "transformers")
 Call = Callable[[], Tensor]
 
 
-def inputs(channels: int, groups: int, states: int, length: int) -> dict[str, Tensor]:
+def inputs(channels: int, groups: int, states: int, length: int) -> dict[str, Any]:
     """Return the operator's inputs as leaves, steps between 0.01 and 0.1 for most channels."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    made = {"u": normal(1, channels, length), "delta": 0.5 * normal(1, channels, length)}
+    made: dict[str, Any] = {"u": normal(1, channels, length), "delta": 0.5 * normal(1, channels, length)}
     made["A"] = -torch.arange(1.0, states + 1).repeat(channels, 1)
     made |= {name: normal(1, groups, states, length) for name in ("B", "C")}
-    made |= {"D": normal(channels), "z": normal(1, channels, length), "delta_bias": normal(channels) * 0.1 - 4}
+    made |= {
+        "D": normal(channels),
+        "z": normal(1, channels, length) if groups == 1 else None,
+        "delta_bias": normal(channels) * 0.1 - 4,
+    }
     return made
 
 
-def mambapy_scan(leaves: dict[str, Tensor]) -> Call:
+def mambapy_scan(leaves: dict[str, Any]) -> Call:
     """Return mambapy's scan as its own block calls it: (batch, length, channels) and one group."""
     pscan: Callable[[Tensor, Tensor], Tensor] = importlib.import_module("mambapy.pscan").pscan
-    x = {name: value.detach() for name, value in leaves.items()}
+    x = {name: value.detach() for name, value in leaves.items() if value is not None}
     groups = x["B"].shape[1]
-    for name in ("u", "delta", "z"):
+    for name in {"u", "delta", "z"} & set(x):
         x[name] = x[name].view(groups, -1, x[name].shape[2]).transpose(1, 2).contiguous()
     for name in ("B", "C"):
         x[name] = x[name][0].transpose(1, 2).contiguous()
@@ -81,14 +92,18 @@ def mambapy_scan(leaves: dict[str, Tensor]) -> Call:
         decay = torch.exp(delta.unsqueeze(-1) * x["A"])
         driven = delta.unsqueeze(-1) * x["B"].unsqueeze(2) * x["u"].unsqueeze(-1)
         y = (pscan(decay, driven) @ x["C"].unsqueeze(-1)).squeeze(3)
-        return (y + x["D"] * x["u"]) * functional.silu(x["z"])
+        y = y + x["D"] * x["u"]
+        out: Tensor = y * functional.silu(x["z"]) if "z" in x else y
+        return out
 
     return call
 
 
 def scan_variants(shape: tuple[int, int, int, int], gradients: bool) -> dict[str, Call]:
     """Return the callables of one operator shape by variant name."""
-    leaves: dict[str, Any] = {name: x.requires_grad_(gradients) for name, x in inputs(*shape).items()}
+    leaves: dict[str, Any] = {
+        name: None if x is None else x.requires_grad_(gradients) for name, x in inputs(*shape).items()
+    }
     made: dict[str, Call] = {
         "pentad": lambda: selective_scan(**leaves, delta_softplus=True),
         "loop": lambda: selective_scan(**leaves, delta_softplus=True, backend="reference"),
@@ -138,20 +153,21 @@ def variants(name: str, gradients: bool) -> dict[str, Call]:
     return {key: step(call) for key, call in calls.items()}
 
 
-def best_times(calls: dict[str, Call]) -> dict[str, float]:
-    """Return the best time of each variant in seconds, the variants taking turns."""
-    best = dict.fromkeys(calls, float("inf"))
+def best_times(calls: dict[str, Call]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the best wall time and processor time of each variant in seconds, the variants taking turns."""
+    best, least = (dict.fromkeys(calls, float("inf")) for _ in range(2))
     spent, runs = dict.fromkeys(calls, 0.0), dict.fromkeys(calls, 0)
-    calls["pentad"]()  # compiles or loads
+    for call in calls.values():
+        call()  # compiles or loads what is loaded once
     while True:
         turn = [k for k in calls if runs[k] < MOST_RUNS and spent[k] < ENOUGH_SECONDS]
         if not turn:
-            return best
+            return best, least
         for name in turn:
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             calls[name]()
-            taken = time.perf_counter() - start
-            best[name] = min(best[name], taken)
+            taken, used = time.perf_counter() - start, time.process_time() - used
+            best[name], least[name] = min(best[name], taken), min(least[name], used)
             runs[name] += 1
             spent[name] += max(taken, ENOUGH_SECONDS if taken > LONG_SECONDS else 0.0)
 
@@ -164,7 +180,7 @@ def resident(field: str) -> float:
 
 def peak_memory(name: str, gradients: bool, variant: str) -> float:
     """Return a variant's extra memory in MB, measured in a fresh process."""
-    call = [sys.executable, __file__, "--memory", name, str(int(gradients)), variant]
+    call = [sys.executable, __file__, "--peers", sys.path[-1], "--memory", name, str(int(gradients)), variant]
     return float(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
 
 
@@ -180,32 +196,101 @@ def measure_memory(name: str, gradients: bool, variant: str) -> None:
     print(resident("VmHWM") - before)
 
 
-def measure(names: tuple[str, ...], threads: list[int]) -> list[dict[str, Any]]:
-    """Return one row per shape, pass and variant."""
-    rows = []
-    for name in names:
-        for gradients in (False, True):
-            calls = variants(name, gradients)
-            times: dict[int, dict[str, float]] = {}
-            for count in threads:
-                torch.set_num_threads(count)
-                times[count] = best_times(calls)
-            for variant in calls:
-                row: dict[str, Any] = {"shape": name, "pass": "forward + backward" if gradients else "forward"}
-                row["variant"] = variant
-                row["ms"] = {count: round(1e3 * times[count][variant], 3) for count in threads}
-                row["ratio"] = {count: round(times[count][variant] / times[count]["pentad"], 1) for count in threads}
-                row["memory_mb"] = round(peak_memory(name, gradients, variant), 1)
-                rows.append(row)
-                print(line(row, threads), flush=True)
+def measured(calls: dict[str, Call], threads: list[int], about: dict[str, str]) -> list[dict[str, Any]]:
+    """Return one row per variant; ratios are to the first."""
+    wall: dict[int, dict[str, float]] = {}
+    cpu: dict[int, dict[str, float]] = {}
+    for count in threads:
+        torch.set_num_threads(count)
+        wall[count], cpu[count] = best_times(calls)
+    first, rows = next(iter(calls)), []
+    for variant in calls:
+        row: dict[str, Any] = {**about, "variant": variant}
+        row["ms"] = {str(count): round(1e3 * wall[count][variant], 3) for count in threads}
+        row["ratio"] = {str(count): round(wall[count][variant] / wall[count][first], 1) for count in threads}
+        if 1 in threads:
+            row["cpu_ms"] = round(1e3 * cpu[1][variant], 3)
+            row["cpu_ratio"] = round(cpu[1][variant] / cpu[1][first], 1)
+        rows.append(row)
     return rows
 
 
-def line(row: dict[str, Any], threads: list[int]) -> str:
+def measure(names: tuple[str, ...], about: dict[str, Any], wanted: list[str], keep: bool) -> None:
+    """Add one row per shape, pass and variant to the rows of ``about``, written after every pass if ``keep``."""
+    rows, threads = about["rows"], about["threads"]
+    for name in names:
+        for gradients in (False, True):
+            place = {"shape": name, "pass": "forward + backward" if gradients else "forward"}
+            calls = {key: call for key, call in variants(name, gradients).items() if key in wanted}
+            for row in measured(calls, threads, place):
+                if name in WEIGHED:
+                    row["memory_mb"] = round(peak_memory(name, gradients, row["variant"]), 1)
+                rows.append(row)
+                print(line(row), flush=True)
+            if keep:
+                write(about)
+
+
+def models() -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Return U-Mambas by name with the shape of their input."""
+    from pentad.medical.models.u_mamba import UMambaBot, UMambaConfig, UMambaEnc
+
+    flat = UMambaConfig(
+        input_channels=1, classes=3, patch_size=(96, 96), features=(12, 24, 48, 96, 128), kernel_sizes=((3, 3),) * 5,
+        strides=((1, 1), *((2, 2),) * 4), encoder_blocks=(2,) * 5, decoder_blocks=(2,) * 4,
+    )  # fmt: skip
+    solid = UMambaConfig(
+        input_channels=1, classes=3, patch_size=(16, 32, 32), features=(12, 24, 48, 96), kernel_sizes=((3, 3, 3),) * 4,
+        strides=((1, 1, 1), *((2, 2, 2),) * 3), encoder_blocks=(2,) * 4, decoder_blocks=(2,) * 3,
+    )  # fmt: skip
+    return {
+        "U-Mamba Bot 2-D, 8 x 96x96": (UMambaBot(flat), (8, 1, 96, 96)),
+        "U-Mamba Enc 3-D, 1 x 16x32x32": (UMambaEnc(solid), (1, 1, 16, 32, 32)),
+    }
+
+
+def measure_models(about: dict[str, Any]) -> None:
+    """Add one row per model, step and backend to the rows of ``about``, written after every step."""
+    from pentad.medical.losses import segmentation_loss
+
+    rows = about["rows"]
+    torch.manual_seed(0)
+    for name, (model, shape) in models().items():
+        image, target = torch.randn(shape), torch.randint(0, 3, shape)
+        for training in (False, True):
+
+            def step(backend: str, model: Any = model, x: Tensor = image, y: Tensor = target) -> Tensor:
+                with preferred_backend(backend), torch.set_grad_enabled(model.training):
+                    heads = model(x)
+                    if model.training:
+                        torch.autograd.backward(segmentation_loss(heads, y))
+                return x
+
+            model.train(training)
+            calls: dict[str, Call] = {"pentad": partial(step, "numba"), "loop": partial(step, "reference")}
+            place = {"shape": name, "pass": "training step" if training else "prediction"}
+            rows += measured(calls, about["threads"], place)
+            print("\n".join(map(line, rows[-2:])), flush=True)
+            write(about)
+
+
+def line(row: dict[str, Any]) -> str:
     """Return a row as a line of the table."""
-    times = " / ".join(f"{row['ms'][count]:.1f}" for count in threads)
-    ratios = " / ".join(f"{row['ratio'][count]:.1f}" for count in threads)
-    return f"| {row['shape']} | {row['pass']} | {row['variant']} | {times} | {ratios} | {row['memory_mb']:.0f} |"
+    times, ratios = (" / ".join(f"{value:.1f}" for value in row[key].values()) for key in ("ms", "ratio"))
+    memory = f"{row['memory_mb']:.0f}" if "memory_mb" in row else ""
+    cells = (row["shape"], row["pass"], row["variant"], times, ratios, f"{row.get('cpu_ratio', '')}", memory)
+    return f"| {' | '.join(cells)} |"
+
+
+def table(about: dict[str, Any]) -> str:
+    """Return the Markdown table of what `main` wrote."""
+    counts = " / ".join(map(str, about["threads"]))
+    head = f"| shape | pass | variant | ms, threads {counts} | times pentad's | the same, cpu | extra MB |"
+    place = (
+        f"{about['processor']}, {about['cores']} cores; other programs ran beside it: load {about['load']} at the start"
+    )
+    absent = f" Not measured: {', '.join(about['absent'])}." if about["absent"] else ""
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *map(line, about["rows"]), "", f"{place}.{absent}", ""])
 
 
 def processor() -> str:
@@ -215,25 +300,32 @@ def processor() -> str:
 
 
 def main() -> None:
-    """Measure, print the table, and write it."""
+    """Measure, print the rows, and write them with their table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two short shapes only, nothing written")
+    parser.add_argument("--quick", action="store_true", help="two shapes only, nothing written")
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--peers", default="", help="folder with packages to compare with")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    sys.path.append(given.peers)
     if given.memory:
         name, gradients, variant = given.memory
         measure_memory(name, gradients == "1", variant)
         return
-    counts = " / ".join(map(str, given.threads))
-    print(f"| shape | pass | variant | ms, threads {counts} | times pentad's | extra MB |\n|---|---|---|---|---|---|")
-    rows = measure(QUICK if given.quick else tuple(SHAPES), given.threads)
-    absent = [name for name in VARIANTS if name not in {row["variant"] for row in rows}]
-    if absent:
-        print(f"\nNot installed, so not measured: {', '.join(absent)}.")
+    about: dict[str, Any] = {"processor": processor(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    about |= {"torch": torch.__version__, "threads": given.threads, "rows": []}
+    measure(QUICK if given.quick else tuple(given.shapes), about, given.variants, not given.quick)
     if not given.quick:
-        about = {"processor": processor(), "torch": torch.__version__, "absent": absent, "rows": rows}
-        Path(__file__).with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+        measure_models(about)
+
+
+def write(about: dict[str, Any]) -> None:
+    """Write the figures so far and their table beside this file."""
+    about["absent"] = [name for name in VARIANTS if name not in {row["variant"] for row in about["rows"]}]
+    Path(__file__).with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    Path(__file__).with_suffix(".md").write_text(table(about))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -187,6 +188,16 @@ def test_the_results_table_holds_the_rows_of_every_pipeline_that_has_run():
 def test_the_core_readme_lists_the_selective_scans_backends():
     section = (ROOT / "packages/core/README.md").read_text().split("## Selective scan")[1]
     assert re.findall(r"^\| `(\w+)` \|", section.split("\n## ")[0], re.MULTILINE) == list(available_backends())
+
+
+def test_the_core_readme_quotes_the_selective_scans_measured_figures():
+    script = ROOT / "benchmarks/selective_scan.py"
+    benchmark = importlib.util.module_from_spec(importlib.util.spec_from_file_location("scan_benchmark", script))
+    benchmark.__spec__.loader.exec_module(benchmark)
+    measured = json.loads(script.with_suffix(".json").read_text(encoding="utf-8"))
+    text = (ROOT / "packages/core/README.md").read_text(encoding="utf-8")
+    quoted = text.split("<!-- selective scan: begin -->")[1].split("<!-- selective scan: end -->")[0]
+    assert quoted.strip() == benchmark.table(measured).strip()
 
 
 def test_the_core_readme_lists_every_module_of_core():

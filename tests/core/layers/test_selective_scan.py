@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import subprocess
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pentad.core.errors import UsageError
-from pentad.core.layers import parity, selective_scan_numba
+from pentad.core.layers import machine_code, parity
 from pentad.core.layers.selective_scan import available_backends, preferred_backend, selective_scan
 
 REFERENCE = Path(__file__).parents[2] / "reference"
@@ -216,25 +217,44 @@ def test_backend_of_another_device_says_so():
         selective_scan(**made, backend="numba")
 
 
-def test_cache_follows_the_cache_home_and_does_without_a_writable_one(tmp_path, monkeypatch):
+def test_cache_follows_the_cache_home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert selective_scan_numba.cache_folder() == tmp_path / "pentad" / "numba"
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert selective_scan_numba._source_folder() is None
+    assert machine_code.cache_folder() == tmp_path / "pentad" / "code"
+
+
+def test_kept_code_that_was_changed_is_not_used(tmp_path):
+    file = tmp_path / "code.o"
+    file.write_bytes(hashlib.sha256(b"code").digest() + b"code")
+    assert machine_code._kept(file) == b"code"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert machine_code._kept(file) is None
+
+
+SMALL_SCAN = """
+import logging, sys, torch
+logging.basicConfig(level=logging.INFO)
+from pentad.core.layers.selective_scan import selective_scan
+x = torch.ones(1, 1, 3)
+print(selective_scan(x, x, -torch.ones(1, 1), x, x).shape, "numba" in sys.modules)
+"""
+
+
+def run_small_scan(**environment):
+    command = [sys.executable, "-c", SMALL_SCAN]
+    return subprocess.run(command, capture_output=True, text=True, env=environment | {"PATH": ""}, check=True)
 
 
 @pytest.mark.slow
 def test_without_a_cache_folder_the_scan_compiles_says_so_and_runs(tmp_path):
     (tmp_path / "file").write_text("")
-    code = (
-        "import logging, torch; logging.basicConfig(level=logging.INFO)\n"
-        "from pentad.core.layers.selective_scan import selective_scan\n"
-        "x = torch.ones(1, 1, 3)\n"
-        "print(selective_scan(x, x, -torch.ones(1, 1), x, x).shape)"
-    )
-    environment = {"XDG_CACHE_HOME": str(tmp_path / "file"), "PATH": "", "HOME": str(tmp_path / "file")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.strip() == "torch.Size([1, 1, 3])"
-    assert "forward, float32: some seconds, again in every run" in done.stderr
+    done = run_small_scan(XDG_CACHE_HOME=str(tmp_path / "file"), HOME=str(tmp_path / "file"))
+    assert done.stdout.strip() == "torch.Size([1, 1, 3]) True"
+    assert "forward, float32, again in every run" in done.stderr
     assert "backward" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_second_program_loads_the_code_without_the_compiler_and_in_silence(tmp_path):
+    first, second = (run_small_scan(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2))
+    assert "forward, float32, once on this machine" in first.stderr
+    assert (second.stdout.strip(), second.stderr) == ("torch.Size([1, 1, 3]) False", "")

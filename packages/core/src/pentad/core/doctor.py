@@ -23,8 +23,8 @@ def findings() -> list[tuple[str, str]]:
     """Return (subject, state) pairs; a state that needs mending says how."""
     import torch
 
+    from pentad.core.layers.machine_code import cache_folder
     from pentad.core.layers.selective_scan import available_backends
-    from pentad.core.layers.selective_scan_numba import cache_folder
 
     found = [(name, version) for name, version in code_version().items()]
     found.append(("commit", git_commit() or "not a checkout"))

@@ -17,28 +17,33 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
-import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
-from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Flat = NDArray[Any]
+# A pointer to numbers of one type; a type of its own for Numba only.
+Address = Any
 
 COUNT = 16
 
 # 2^f for |f| <= 1/2: exactly 1 at 0, because an error near 1 is multiplied by the memory of a recurrence. For float32
-# the minimax coefficients of degree 6 (relative error 2e-9), for float64 the exponential series.
+# the polynomial of degree 5 whose error in 2^f - 1 is relatively smallest (5e-7 of it, 2e-7 of 2^f; rounding 2^f to
+# float32 costs 2^f - 1 more wherever a state lasts longer than a step), for float64 the exponential series.
 _EXP2 = {
-    32: (0.6931471825, 0.2402264625, 0.0555032864, 0.0096184891, 0.0013399931, 0.0001534581),
+    32: (0.6931471825, 0.2402234823, 0.0555033311, 0.0096663730, 0.0013400436),
     64: tuple(math.log(2) ** k / math.factorial(k) for k in range(1, 15)),
 }
-# Per width: mantissa bits, exponent of 2 beyond which a power is clamped, terms of the series of log(1 + w).
+# log(1 + w) / s by powers of s^2, where s = w / (2 + w): for float32 minimax coefficients up to s = 1/3 (relative error
+# 8e-9), for float64 the series of 2 artanh(s).
+_LOG1P = {
+    32: (2.0, 0.6666631699, 0.4002490938, 0.2796060145, 0.2817833424),
+    64: tuple(2 / (2 * k + 1) for k in range(17)),
+}
+# Per width: mantissa bits, exponent of 2 beyond which a power is clamped.
 _MANTISSA = {32: 23, 64: 52}
 _EXPONENT = {32: 126.0, 64: 1022.0}
-_LOG_TERMS = {32: 8, 64: 17}
 
 
 class Lanes(types.Type):
@@ -87,20 +92,23 @@ def _constant(kind: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count)
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """Return the address of the array's element as that of a vector."""
-    data = context.make_array(array_type)(context, builder, array).data
-    element = builder.gep(data, [index])
-    return builder.bitcast(element, _vector(array_type.dtype).as_pointer())
+def _pointer(builder: Any, element: types.Float, numbers: Any, index: Any) -> Any:
+    """Return the address of a number as that of a vector."""
+    return builder.bitcast(builder.gep(numbers, [index]), _vector(element).as_pointer())
+
+
+def _called(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """Emit a call of one of LLVM's own functions."""
+    insert: Callable[..., Any] = cgutils.get_or_insert_function
+    function = insert(builder.module, ir.FunctionType(result, [argument.type for argument in arguments]), name)
+    return builder.call(function, arguments)
 
 
 def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """Emit a * b + c, rounded once where the machine can."""
     kind = a.type
     name = f"llvm.fmuladd.v{kind.count}f{32 if isinstance(kind.element, ir.FloatType) else 64}"
-    insert: Callable[..., Any] = cgutils.get_or_insert_function
-    function = insert(builder.module, ir.FunctionType(kind, [kind] * 3), name)
-    return builder.call(function, [a, b, c])
+    return _called(builder, name, kind, [a, b, c])
 
 
 def _clamped(builder: Any, value: Any, limit: float) -> Any:
@@ -109,34 +117,51 @@ def _clamped(builder: Any, value: Any, limit: float) -> Any:
     return builder.select(builder.fcmp_ordered("<", value, high), value, high)
 
 
-def _power(builder: Any, value: Any) -> Any:
-    """Emit 2 to the power of ``value``, clamped to normal numbers, exactly 1 at 0."""
+def _power_series(builder: Any, fraction: Any, coefficients: tuple[float, ...]) -> Any:
+    result = _constant(fraction.type, coefficients[-1])
+    for coefficient in (*reversed(coefficients[:-1]), 1.0):
+        result = _fused(builder, result, fraction, _constant(fraction.type, coefficient))
+    return result
+
+
+def _power(context: Any, builder: Any, value: Any) -> Any:
+    """Emit 2 to the power of ``value``, exactly 1 at 0."""
     kind = value.type
     width = 32 if isinstance(kind.element, ir.FloatType) else 64
+    if width == 32 and "+avx512f" in context.codegen().magic_tuple()[2]:
+        return _power_avx512(builder, value)
     mantissa = _MANTISSA[width]
     value = _clamped(builder, value, _EXPONENT[width])
     # Adding 1.5 * 2^mantissa rounds to the nearest integer and leaves it in the low bits of the sum.
     shifter = _constant(kind, 1.5 * 2.0**mantissa)
     shifted = builder.fadd(value, shifter)
     fraction = builder.fsub(value, builder.fsub(shifted, shifter))
-    coefficients = _EXP2[width]
-    result = _constant(kind, coefficients[-1])
-    for coefficient in (*reversed(coefficients[:-1]), 1.0):
-        result = _fused(builder, result, fraction, _constant(kind, coefficient))
+    result = _power_series(builder, fraction, _EXP2[width])
     integers = ir.VectorType(ir.IntType(width), kind.count)
     exponent = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [mantissa] * kind.count))
     return builder.bitcast(builder.add(builder.bitcast(result, integers), exponent), kind)
 
 
+def _power_avx512(builder: Any, value: Any) -> Any:
+    """Emit 2 to the power of sixteen float32 values with the two instructions made for it, rounding and scaling."""
+    kind = value.type
+    lowest = _constant(kind, -1e30)  # infinity minus infinity would be no number
+    value = builder.select(builder.fcmp_ordered(">", lowest, value), lowest, value)
+    whole = _called(builder, f"llvm.rint.v{COUNT}f32", kind, [value])
+    result = _power_series(builder, builder.fsub(value, whole), _EXP2[32])
+    every, nearest = ir.Constant(ir.IntType(COUNT), -1), ir.Constant(ir.IntType(32), 4)
+    return _called(builder, "llvm.x86.avx512.mask.scalef.ps.512", kind, [result, whole, result, every, nearest])
+
+
 def _log1p(builder: Any, value: Any) -> Any:
     """Emit log(1 + value) for 0 <= value <= 1 as 2 artanh(value / (2 + value)), relative error near one last bit."""
     kind = value.type
-    terms = _LOG_TERMS[32 if isinstance(kind.element, ir.FloatType) else 64]
+    coefficients = _LOG1P[32 if isinstance(kind.element, ir.FloatType) else 64]
     s = builder.fdiv(value, builder.fadd(value, _constant(kind, 2.0)))
     square = builder.fmul(s, s)
-    result = _constant(kind, 2.0 / (2 * terms - 1))
-    for k in range(terms - 2, -1, -1):
-        result = _fused(builder, result, square, _constant(kind, 2.0 / (2 * k + 1)))
+    result = _constant(kind, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        result = _fused(builder, result, square, _constant(kind, coefficient))
     return builder.fmul(result, s)
 
 
@@ -155,7 +180,7 @@ def exp2(typing: Any, value: Lanes) -> Any:
     """Return 2 to the power of each lane, at least the smallest and at most the largest power of two."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _power(builder, args[0])
+        return _power(context, builder, args[0])
 
     return value(value), codegen
 
@@ -168,7 +193,7 @@ def exp_minus_abs(typing: Any, value: Lanes) -> Any:
         (x,) = args
         zero = _constant(x.type, 0.0)
         negative = builder.select(builder.fcmp_ordered(">", x, zero), builder.fsub(zero, x), x)
-        return _power(builder, builder.fmul(negative, _constant(x.type, 1 / math.log(2))))
+        return _power(context, builder, builder.fmul(negative, _constant(x.type, 1 / math.log(2))))
 
     return value(value), codegen
 
@@ -200,47 +225,67 @@ def sigmoid(typing: Any, value: Lanes, decayed: Lanes) -> Any:
 
 
 @_emitted
-def load(typing: Any, array: Any, index: Any) -> Any:
-    """Return the vector of the array's elements from ``index`` on, unchecked."""
+def get(typing: Any, numbers: Any, index: Any) -> Any:
+    """Return one of the numbers."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, sig.args[0], *args)
-        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+        return builder.load(builder.gep(args[0], [args[1]]))
 
-    return Lanes(array.dtype)(array, types.intp), codegen
+    return numbers.dtype(numbers, types.intp), codegen
 
 
 @_emitted
-def store(typing: Any, array: Any, index: Any, value: Lanes) -> Any:
-    """Write the vector to the array's elements from ``index`` on, unchecked."""
+def put(typing: Any, numbers: Any, index: Any, value: Any) -> Any:
+    """Replace one of the numbers."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, sig.args[0], *args[:2])
-        builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
+        builder.store(args[2], builder.gep(args[0], [args[1]]))
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, value), codegen
+    return types.void(numbers, types.intp, numbers.dtype), codegen
 
 
 @_emitted
-def spread(typing: Any, array: Any, index: Any) -> Any:
-    """Return a vector with the array's element in every lane, unchecked."""
+def load(typing: Any, numbers: Any, index: Any) -> Any:
+    """Return the vector of the numbers from ``index`` on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        return _splat(builder, builder.load(builder.gep(data, [args[1]])), _vector(array.dtype))
+        pointer = _pointer(builder, numbers.dtype, *args)
+        return builder.load(pointer, align=numbers.dtype.bitwidth // 8)
 
-    return Lanes(array.dtype)(array, types.intp), codegen
+    return Lanes(numbers.dtype)(numbers, types.intp), codegen
 
 
 @_emitted
-def zeros(typing: Any, array: Any) -> Any:
-    """Return a vector of zeros of the array's type."""
+def store(typing: Any, numbers: Any, index: Any, value: Lanes) -> Any:
+    """Write the vector to the numbers from ``index`` on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _constant(_vector(array.dtype), 0.0)
+        pointer = _pointer(builder, numbers.dtype, *args[:2])
+        builder.store(args[2], pointer, align=numbers.dtype.bitwidth // 8)
+        return context.get_dummy_value()
 
-    return Lanes(array.dtype)(array), codegen
+    return types.void(numbers, types.intp, value), codegen
+
+
+@_emitted
+def spread(typing: Any, numbers: Any, index: Any) -> Any:
+    """Return a vector with one number in every lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _splat(builder, builder.load(builder.gep(args[0], [args[1]])), _vector(numbers.dtype))
+
+    return Lanes(numbers.dtype)(numbers, types.intp), codegen
+
+
+@_emitted
+def zeros(typing: Any, numbers: Any) -> Any:
+    """Return a vector of zeros of the numbers' type."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _constant(_vector(numbers.dtype), 0.0)
+
+    return Lanes(numbers.dtype)(numbers), codegen
 
 
 def _splat(builder: Any, scalar: Any, kind: ir.VectorType) -> Any:
@@ -279,35 +324,71 @@ def _row(builder: Any, start: Any, stride: Any, k: int) -> Any:
 
 @_emitted
 def transpose(typing: Any, source: Any, start: Any, stride: Any, target: Any, start_to: Any, stride_to: Any) -> Any:
-    """Copy a square of `COUNT` rows, ``stride`` apart from ``start`` on, turned, to ``target``, unchecked."""
+    """Copy a square of `COUNT` rows, ``stride`` apart from ``start`` on, turned, to ``target``."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         align = source.dtype.bitwidth // 8
         places = [_row(builder, args[1], args[2], k) for k in range(COUNT)]
-        rows = [builder.load(_pointer(context, builder, source, args[0], p), align=align) for p in places]
+        rows = [builder.load(_pointer(builder, source.dtype, args[0], p), align=align) for p in places]
         for k, row in enumerate(_transposed(builder, rows)):
             place = _row(builder, args[4], args[5], k)
-            builder.store(row, _pointer(context, builder, target, args[3], place), align=align)
+            builder.store(row, _pointer(builder, target.dtype, args[3], place), align=align)
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), codegen
 
 
 @_emitted
-def lane_sums(typing: Any, array: Any, index: Any) -> Any:
+def lane_sums(typing: Any, numbers: Any, index: Any) -> Any:
     """Return the sums over the lanes of `COUNT` vectors lying one after the other from ``index`` on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        align = array.dtype.bitwidth // 8
+        align = numbers.dtype.bitwidth // 8
         places = [_row(builder, args[1], ir.Constant(args[1].type, COUNT), k) for k in range(COUNT)]
-        rows = [builder.load(_pointer(context, builder, array, args[0], p), align=align) for p in places]
+        rows = [builder.load(_pointer(builder, numbers.dtype, args[0], p), align=align) for p in places]
         group = COUNT
         while len(rows) > 1:
             group //= 2
             rows = [_folded(builder, *pair, group) for pair in zip(rows[::2], rows[1::2], strict=True)]
         return rows[0]
 
-    return Lanes(array.dtype)(array, types.intp), codegen
+    return Lanes(numbers.dtype)(numbers, types.intp), codegen
+
+
+@_emitted
+def quad_sums(typing: Any, a: Lanes, b: Lanes, c: Lanes, d: Lanes) -> Any:
+    """Return four partial sums over the lanes of each vector, those of ``a`` first."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        half = COUNT // 2
+        first, second = _folded(builder, args[0], args[1], half), _folded(builder, args[2], args[3], half)
+        return _folded(builder, first, second, half // 2)
+
+    return a(a, b, c, d), codegen
+
+
+@_emitted
+def finish_quads(typing: Any, source: Any, start: Any, target: Any, to: Any, stride: Any) -> Any:
+    """Add up the parts of `COUNT` results of `quad_sums`, to four rows ``stride`` apart."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        align = source.dtype.bitwidth // 8
+        places = [_row(builder, args[1], ir.Constant(args[1].type, COUNT), k) for k in range(COUNT)]
+        rows = [builder.load(_pointer(builder, source.dtype, args[0], p), align=align) for p in places]
+        for group in (2, 1):
+            rows = [_folded(builder, a, b, group) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        # Four vectors of four steps by four rows remain.
+        halves = [_mask([k * 4 + n for n in (row, row + 1) for k in range(8)]) for row in (0, 2)]
+        for pair, mask in enumerate(halves):
+            low, high = builder.shuffle_vector(*rows[:2], mask), builder.shuffle_vector(*rows[2:], mask)
+            for row in range(2):
+                span = range(row * 8, row * 8 + 8)
+                whole = builder.shuffle_vector(low, high, _mask([*span, *(k + COUNT for k in span)]))
+                place = _row(builder, args[3], args[4], 2 * pair + row)
+                builder.store(whole, _pointer(builder, target.dtype, args[2], place), align=align)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, target, types.intp, types.intp), codegen
 
 
 def compiled(function: Function) -> Function:
@@ -316,15 +397,7 @@ def compiled(function: Function) -> Function:
 
 
 @compiled
-def scratch(like: Flat, size: int) -> Flat:
-    """Return zeros whose first element starts a cache line."""
-    raw = np.zeros(size + COUNT, like.dtype)
-    start = -(raw.ctypes.data // raw.itemsize) % COUNT
-    return raw[start : start + size]
-
-
-@compiled
-def fill(w: Flat, tile: int, source: Flat, at: int, strides: tuple[int, int, int], size: tuple[int, int]) -> None:
+def fill(w: Address, tile: int, source: Address, at: int, strides: tuple[int, int, int], size: tuple[int, int]) -> None:
     """Copy ``size`` (lanes, steps) of a tensor from ``at`` on to a tile; missing lanes become 0."""
     (_, along, step), (lanes, steps) = strides, size
     done = 0
@@ -338,11 +411,11 @@ def fill(w: Flat, tile: int, source: Flat, at: int, strides: tuple[int, int, int
         done = steps
     for t in range(done, steps):
         for c in range(COUNT):
-            w[tile + t * COUNT + c] = source[at + c * along + t * step] if c < lanes else 0.0
+            put(w, tile + t * COUNT + c, get(source, at + c * along + t * step) if c < lanes else 0.0)
 
 
 @compiled
-def drain(w: Flat, tile: int, target: Flat, at: int, length: int, size: tuple[int, int]) -> None:
+def drain(w: Address, tile: int, target: Address, at: int, length: int, size: tuple[int, int]) -> None:
     """Copy ``size`` (lanes, steps) of a tile to a contiguous tensor's place ``at``."""
     lanes, steps = size
     done = 0
@@ -352,4 +425,4 @@ def drain(w: Flat, tile: int, target: Flat, at: int, length: int, size: tuple[in
             done = t + COUNT
     for t in range(done, steps):
         for c in range(lanes):
-            target[at + c * length + t] = w[tile + t * COUNT + c]
+            put(target, at + c * length + t, get(w, tile + t * COUNT + c))

@@ -1,126 +1,60 @@
 """The selective scan on a CPU: compiled by Numba on first use, kept on disk, and run on torch's number of threads.
 
 Blocks of channels are parted among threads without regard to their number, and the parts of the gradients of B and C
-are added in a fixed order, so results do not depend on it. Compiled code is kept in the user's cache folder
-(``$XDG_CACHE_HOME`` or ``~/.cache``, then ``pentad/numba``; ``$NUMBA_CACHE_DIR`` where it is set).
+are added in a fixed order, so results do not depend on it. `pentad.core.layers.machine_code` keeps the compiled code.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import threading
+import functools
+import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numba
 import torch
-from numba.core import config, event
 from torch import Tensor
 
-from pentad.core.layers import lanes, selective_scan_kernels
-from pentad.core.layers.lanes import Flat
+from pentad.core.layers import machine_code
+from pentad.core.layers import selective_scan_layout as plans
 from pentad.core.layers.selective_scan import LANES, Gradients
-from pentad.core.layers.selective_scan_kernels import Layout, Tensors, backward_task, forward_task
+from pentad.core.layers.selective_scan_layout import Layout
 
-log = logging.getLogger(__name__)
+if importlib.util.find_spec("numba") is None:
+    raise ImportError("the package numba is not installed")
 
 # Fewer states than this are not worth starting a thread (about a third of a millisecond).
 _WORTH_THREADS = 1 << 20
 _MOST_PARTS = 8
+_KERNELS = "selective_scan_kernels"
+_SOURCES = tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("lanes", _KERNELS, "selective_scan_layout"))
 
 
-def cache_folder() -> Path:
-    """Return the user's folder for compiled code, whether or not it exists."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        root = given if given.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:  # a user without a home
-        root = Path("~", ".cache")
-    return root / "pentad" / "numba"
+@functools.cache
+def _kernel(function: str, dtype: torch.dtype) -> Callable[..., None]:
+    """Return the compiled function, from the cache folder where that is possible."""
+    element = str(dtype).removeprefix("torch.")
+    return machine_code.load(f"pentad.core.layers.{_KERNELS}", function, element, _SOURCES)
 
 
-def _source_folder() -> Path | None:
-    """Return a writable folder for compiled code of exactly this source, or nothing."""
-    source = b"".join(Path(file).read_bytes() for file in (lanes.__file__, selective_scan_kernels.__file__))
-    folder = cache_folder() / hashlib.sha256(source).hexdigest()[:16]
-    if not folder.is_absolute():
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
-
-
-_CACHE = _source_folder()
-
-
-def _kernel(function: Callable[..., None]) -> Any:
-    """Return the function compiled on first use, without Python's lock, kept on disk where that is possible."""
-    if _CACHE is None:
-        return numba.njit(error_model="numpy", nogil=True)(function)
-    settings: Any = config  # its attributes come from the environment, unseen by a type checker
-    before = settings.CACHE_DIR
-    settings.CACHE_DIR = before or str(_CACHE)
-    try:
-        return numba.njit(error_model="numpy", nogil=True, cache=True)(function)
-    finally:
-        settings.CACHE_DIR = before
-
-
-_FORWARD, _BACKWARD = _kernel(forward_task), _kernel(backward_task)
-
-
-class _Announcement(event.Listener):
-    """Says once per kernel and dtype that it is being compiled."""
-
-    def __init__(self, kernel: Any, dtype: Any) -> None:
-        self.kernel, self.dtype = kernel, dtype
-
-    def on_start(self, happened: Any) -> None:
-        if happened.data["dispatcher"] is self.kernel:
-            kept = "once on this machine" if _CACHE else "again in every run: the cache folder is not writable"
-            way = self.kernel.py_func.__name__.strip("_").removesuffix("_task")
-            log.info("compiling the selective scan, %s, %s: some seconds, %s", way, self.dtype, kept)
-
-    def on_end(self, happened: Any) -> None:
-        """Stay silent."""
-
-
-_typeof: Callable[[Any], Any] = numba.typeof
-_READY: set[tuple[Any, Any]] = set()
-_READY_LOCK = threading.Lock()
-
-
-def _make_ready(kernel: Any, arguments: tuple[Any, ...]) -> None:
-    """Load or compile the kernel for these arguments before threads need it."""
-    dtype = arguments[0].u.dtype
-    with _READY_LOCK:
-        if (kernel, dtype) in _READY:
-            return
-        types = tuple(_typeof(argument) for argument in (*arguments, 0))
-        try:
-            with event.install_listener("numba:compile", _Announcement(kernel, dtype)):
-                kernel.compile(types)
-        except OSError as error:  # compiled, but not kept: the disk is full, for instance
-            log.warning("the compiled selective scan could not be kept in %s: %s", _CACHE, error.strerror)
-        _READY.add((kernel, dtype))
-
-
-def _run(kernel: Any, arguments: tuple[Any, ...], s: Layout) -> None:
+def _run(function: str, tensors: tuple[Tensor | None, ...], s: Layout, tiles: int) -> None:
     """Call the kernel for every task, on as many threads as torch may use."""
-    _make_ready(kernel, arguments)
+    like = tensors[0]
+    assert like is not None
+    kernel = _kernel(function, like.dtype)
+    blocks = -(-s.width // LANES)
+    memory = plans.plan(tiles, -(-blocks // s.parts), s.rows)
+    numbers = torch.tensor([*s.numbers(), *memory])
+    addresses = [0 if x is None else x.data_ptr() for x in tensors]
     tasks = s.batch * s.groups * s.parts
     workers = min(torch.get_num_threads(), tasks)
     todo = iter(range(tasks))
 
     def work() -> None:
+        space = torch.empty(memory.size, dtype=like.dtype)
         for index in todo:
-            kernel(*arguments, index)
+            kernel(*addresses, space.data_ptr(), numbers.data_ptr(), index)
 
     if workers == 1 or s.batch * s.groups * s.width * s.length * s.states < _WORTH_THREADS:
         work()
@@ -132,36 +66,35 @@ def _run(kernel: Any, arguments: tuple[Any, ...], s: Layout) -> None:
         other.result()
 
 
-def _flat(x: Tensor) -> Flat:
-    """Return the tensor's memory from its first to its last element, without a copy."""
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return x.detach().as_strided((extent if x.numel() else 0,), (1,)).numpy()
-
-
 def _walkable(x: Tensor) -> Tensor:
     """Return the tensor itself where steps or channels lie side by side, else a contiguous copy."""
     return x if 1 in x.stride()[1:] else x.contiguous()
 
 
+Inputs = tuple[Tensor | None, ...]
+
+
 def _prepare(
-    inputs: tuple[Tensor | None, ...], delta_softplus: bool, keep: bool, grad: Tensor | None = None
-) -> tuple[Tensors, Layout]:
+    inputs: Inputs, delta_softplus: bool, keep: bool, grad: Tensor | None = None, grad_last: Tensor | None = None
+) -> tuple[Inputs, Layout]:
+    """Return the inputs as the loops can walk them, and what to tell the loops about them."""
     u, delta, z = (None if x is None else _walkable(x) for x in (inputs[0], inputs[1], inputs[6]))
     B, C = (x if x.stride(3) == 1 else x.contiguous() for x in (inputs[3], inputs[4]) if x is not None)
     A, D, bias = (None if x is None else x.contiguous() for x in (inputs[2], inputs[5], inputs[7]))
     assert u is not None
     assert A is not None
-    given = [u.new_empty(0) if x is None else x for x in (u, delta, A, B, C, D, z, bias)]
     batch, channels, length = u.shape
-    width = channels // B.shape[1]
+    width, states = channels // B.shape[1], A.shape[1]
     strides: Any = [(0, 0, 0) if x is None else x.stride()[:3] for x in (u, delta, z, grad, B, C)]
-    switches = (int(delta_softplus), int(D is not None), int(bias is not None), int(z is not None), int(keep))
+    given = [int(x is not None) for x in (D, bias, z)]
     parts = min(_MOST_PARTS, -(-width // LANES))
-    layout = Layout(batch, B.shape[1], width, length, A.shape[1], parts, *switches, *strides)
-    return Tensors(*(_flat(x) for x in given)), layout
+    sizes = batch, B.shape[1], width, length, states, plans.whole_quads(states), parts
+    switches = int(delta_softplus), *given, int(keep), int(grad_last is not None)
+    layout = Layout._make([*sizes, *switches, *strides])
+    return (u, delta, A, B, C, D, z, bias), layout
 
 
-def forward(inputs: tuple[Tensor | None, ...], delta_softplus: bool, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+def forward(inputs: Inputs, delta_softplus: bool, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return (out, last state, kept states) of the inputs u, delta, A, B, C, D, z and delta_bias.
 
     Args:
@@ -175,13 +108,11 @@ def forward(inputs: tuple[Tensor | None, ...], delta_softplus: bool, keep: int) 
     x, layout = _prepare(inputs, delta_softplus, keep > 0)
     out, last, kept = u.new_empty(u.shape), u.new_empty((u.shape[0], *A.shape)), u.new_empty(keep)
     if u.numel():
-        _run(_FORWARD, (x, layout, _flat(out), _flat(last), _flat(kept)), layout)
+        _run("forward_task", (*x, out, last, kept), layout, plans.FORWARD_TILES)
     return out, last, kept
 
 
-def backward(
-    inputs: tuple[Tensor | None, ...], delta_softplus: bool, kept: Tensor, grad: Tensor, grad_last: Tensor | None
-) -> Gradients:
+def backward(inputs: Inputs, delta_softplus: bool, kept: Tensor, grad: Tensor, grad_last: Tensor | None) -> Gradients:
     """Return the gradients of `forward`'s inputs, empty where there is no input.
 
     Args:
@@ -195,17 +126,15 @@ def backward(
     assert u is not None
     assert A is not None
     assert B is not None
-    grad = _walkable(grad)
-    x, s = _prepare(inputs, delta_softplus, True, grad)
+    grad, grad_last = _walkable(grad), None if grad_last is None else grad_last.contiguous()
+    x, s = _prepare(inputs, delta_softplus, True, grad, grad_last)
     parts = u.new_empty((s.batch, s.groups, s.parts, s.states, s.length))
     made = [torch.empty_like(parts) if index in (3, 4) else u.new_empty(u.shape) for index in (0, 1, 3, 4)]
     per_sample = [u.new_empty((s.batch, *A.shape)), u.new_empty(u.shape[:2]), u.new_empty(u.shape[:2])]
     grad_z = u.new_empty(0 if z is None else u.shape)
     ordered = (*made[:2], per_sample[0], *made[2:], per_sample[1], grad_z, per_sample[2])
-    last = u.new_empty(0) if grad_last is None else grad_last.contiguous()
     if u.numel():
-        arguments = (x, s, _flat(grad), _flat(last), _flat(kept), Tensors(*(_flat(g) for g in ordered)))
-        _run(_BACKWARD, arguments, s)
+        _run("backward_task", (*x, grad, grad_last, kept, *ordered), s, plans.BACKWARD_TILES)
     return _summed(ordered, D is not None, bias is not None)
 
 
