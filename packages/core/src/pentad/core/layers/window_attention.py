@@ -8,8 +8,7 @@ nothing is padded; beyond them:
 - a map that windows do not fill is padded below and on the right after the first norm, and no real token sees the
   padding (a classifier's Swin cannot take such maps; a detector's lets tokens see the padding).
 
-Masks and indices are made anew in each call: that costs about a hundredth of the attention and leaves no buffer that
-would tie the weights to one size.
+Masks and indices are made anew in each call, so that no buffer ties the weights to one size.
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ class WindowAttention(nn.Module):
         b, windows, length, width = tokens.shape
         split = self.qkv(tokens).reshape(b, windows, length, 3, self.heads, width // self.heads)
         # Windows join the heads' axis, so that one bias serves the whole batch and the fused kernels, which take
-        # four axes, apply: on a CPU half the time of five axes or of the written-out formula.
+        # four axes, apply.
         q, k, v = split.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind()  # each (b, windows x heads, tokens, channels)
         mask = bias.flatten(0, 1)[None].to(q.dtype)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
