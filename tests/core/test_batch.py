@@ -54,7 +54,7 @@ def test_a_good_run_leaves_files_records_and_exit_code_zero(tmp_path, doubling):
     assert [row["id"] for row in rows] == ["c01", "c03", "c00", "c02"]  # flagged first
     assert [row["twice"] for row in rows] == ["2", "6", "0", "4"]
     assert sorted(path.name for path in run.iterdir()) == sorted(
-        [".lock", "cases", "events.jsonl", "journal.jsonl", "rejected.jsonl", "run.json", "worklist.csv"]
+        [".lock", "cases", "events.jsonl", "index.html", "journal.jsonl", "rejected.jsonl", "run.json", "worklist.csv"]
     )
 
 
@@ -303,3 +303,14 @@ def test_a_dry_run_has_the_exit_code_of_the_outlook(tmp_path, count, missing, co
     if missing:
         Path(cases[0].files["image"]).unlink()
     assert dry_run(cases, BatchOptions(tmp_path / "out", run="a"), IDENTITY) == code
+
+
+def test_the_index_page_lists_the_worst_first_and_carries_the_notice(tmp_path, doubling):
+    options = BatchOptions(tmp_path, run="a", notice="Mind: <b>this</b>")
+    refused = [Rejection(where="<script>x", code="PTD-130", reason="no DICOM.")]
+    run_batch(make_cases(tmp_path / "in", 1), doubling, options, IDENTITY, refused)
+    text = (tmp_path / "a" / "index.html").read_text()
+    assert text.index("&lt;script&gt;x") < text.index("c00")
+    assert "<script" not in text
+    assert "&lt;b&gt;this" in text
+    assert IDENTITY["model"] in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import time
@@ -144,6 +145,88 @@ def test_a_bundle_predicts_what_evaluate_scored(trained, tmp_path):
     for scored in (tmp_path / "scored" / "labels").iterdir():
         shipped = tmp_path / "r" / "cases" / scored.stem / "label.nii.gz"
         assert np.array_equal(read_label(shipped).array, read_label(scored).array)
+
+
+@pytest.mark.slow
+def test_of_two_runs_into_one_folder_at_the_same_time_the_second_refuses(studies, tmp_path):
+    call_of_both = command(*predict(studies, tmp_path, "--run", "r", "--overwrite"))
+    first = subprocess.Popen(call_of_both, stderr=subprocess.DEVNULL)
+    while first.poll() is None and not (tmp_path / "r" / "run.json").is_file():
+        time.sleep(0.01)
+    second = run(*predict(studies, tmp_path, "--run", "r", "--overwrite"))
+    assert second.code == 2
+    assert "PTD-245" in second.sentence()
+    assert first.wait() == 3
+    assert [row["status"] for row in worklist(tmp_path / "r")] == ["rejected", "ok", "ok", "ok"]
+
+
+def test_the_index_page_lists_the_worst_first_with_links_and_needs_no_other_file(whole):
+    text = (whole / "index.html").read_text()
+    assert text.index("PTD-336") < text.index('/page.html"')
+    for row in worklist(whole):
+        if row["status"] == "ok":
+            assert f'href="cases/{row["id"]}/page.html"' in text
+    assert not re.search(r"""(src|href)=["'](https?:)?//|<script""", text)
+
+
+def test_every_output_says_research_use_only_and_what_made_it(whole):
+    identity = json.loads((whole / "run.json").read_text())["identity"]
+    pages = [*whole.glob("*.html"), *whole.rglob("page.html"), *whole.rglob("qc.json"), *whole.rglob("volumes.json")]
+    assert len(pages) == 2 + 3 * 3
+    for path in [*pages, whole / "run.json"]:
+        text = path.read_text()
+        assert "research use only" in text.lower(), path.name
+        assert identity["model"] in text, path.name
+        assert identity["code"] in text, path.name
+
+
+def test_worklist_links_lead_to_files(whole):
+    for row in worklist(whole):
+        if row["status"] == "ok":
+            named = [row[name] for name in ("nifti", "seg", "sr", "page") if row[name]]
+            assert len(named) == (2 if row["id"] == "c" else 4)
+            assert all((whole / name).is_file() for name in named)
+
+
+def test_flagged_cases_end_a_strict_run_with_3_and_stand_in_qc_json(tmp_path):
+    without = np.where(tiny_ct(0) > 0, 40, -1000).astype(np.int16)  # a body without a liver
+    write_nifti(tmp_path / "in" / "without.nii.gz", Volume(without, GRID))
+    options = ("-o", tmp_path, "--model", "threshold", "--outputs", "nifti")
+    assert call("medical", "predict", tmp_path / "in", *options, "--run", "mild").code == 0
+    assert call("medical", "predict", tmp_path / "in", *options, "--run", "strict", "--strict").code == 3
+    (row,) = worklist(tmp_path / "strict")
+    assert row["flags"] == "empty"
+    quality = json.loads((tmp_path / "strict" / "cases" / "without" / "qc.json").read_text())
+    assert [item["flag"] for item in quality["flags"]] == ["empty"]
+
+
+def test_names_that_escape_or_inject_stay_words(tmp_path):
+    evil = "<img src=x onerror=alert(1)>"
+    inputs = tmp_path / "in"
+    attributes = {"PatientID": "../../escaped", "PatientName": evil, "SeriesDescription": evil, "StudyID": evil}
+    write_series(inputs / evil, Scan(study="good").but(**attributes))
+    write_series(inputs / "uid", Scan(study="bad").but(StudyInstanceUID="../../../escaped", **attributes))
+    write_series(
+        inputs / f"{evil} gap", Scan(study="gap").but(**attributes), indices=[0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]
+    )
+    write_nifti(inputs / f"{evil}.nii.gz", Volume(tiny_ct(0), GRID))
+    with zipfile.ZipFile(inputs / "slip.zip", "w") as archive:
+        archive.writestr("../../escaped.txt", "out")
+    before = {path for path in tmp_path.parent.rglob("*escaped*")}
+    done = call(*predict(inputs, tmp_path / "out", "--run", "r"))
+    assert done.code == 3
+    assert {path for path in tmp_path.parent.rglob("*escaped*")} == before
+    pages = list((tmp_path / "out" / "r").rglob("*.html"))
+    assert len(pages) == 2 + 3
+    assert [path.name for path in pages if "<img" in path.read_text()] == []
+    assert "slip.zip" in (tmp_path / "out" / "r" / "left_aside.jsonl").read_text()  # never opened
+
+
+def test_a_report_without_its_segmentation_is_refused_before_anything_starts(studies, tmp_path):
+    done = call(*predict(studies, tmp_path / "out", "--outputs", "sr,page"))
+    assert done.code == 2
+    assert "PTD-556" in done.sentence()
+    assert not (tmp_path / "out").exists()
 
 
 # Real scans.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -68,11 +69,12 @@ def test_the_test_would_notice_every_secret():
     assert len(spelt(told, "good")) == len(SPELLINGS) + 2
 
 
-def test_no_output_but_the_object_for_the_archive_names_the_patient(done):
+def test_no_output_but_the_objects_for_the_archive_names_the_patient(done):
     _, folder = done
-    (objects,) = folder.rglob("seg.dcm")
-    assert str(pydicom.dcmread(objects).PatientName) == SECRETS["PatientName"]
-    objects.unlink()
+    for name in ("seg.dcm", "sr.dcm"):
+        (objects,) = folder.rglob(name)
+        assert str(pydicom.dcmread(objects).PatientName) == SECRETS["PatientName"]
+        objects.unlink()
     assert [spelt(everything_written(folder), study) for study in ("good", "gap", "mr", "bad")] == [[], [], [], []]
 
 
@@ -100,3 +102,62 @@ def test_a_dry_run_shows_the_names_as_they_are(done, tmp_path):
     shown = run("medical", "predict", folder.parents[1] / "in", *options)
     assert "Lazarett/Kowalczyk-20190517103000-000.dcm and 10 more: PTD-336" in shown.out
     assert list(tmp_path.iterdir()) == []
+
+
+# Every tag that may hold a text.
+
+MARK = re.compile(r"zq\d{4}k", re.IGNORECASE)
+LENGTHS = {"SH": 16, "CS": 16, "LO": 64, "PN": 64, "ST": 1024, "LT": 10240, "UT": 20000, "AE": 16, "UC": 64, "IS": 0}
+# What a scan must state to be read at all.
+NEEDED = {"Modality", "ImageType", "PhotometricInterpretation", "RescaleType", "SpecificCharacterSet"}
+
+
+def marked() -> dict[str, str]:
+    """A mark of its own for every text of patient, study, visit, order, equipment and acquisition."""
+    groups = (0x0008, 0x0010, 0x0018, 0x0020, 0x0032, 0x0038, 0x0040, 0x4008)
+    entries = ((tag, *entry) for tag, entry in pydicom.datadict.DicomDictionary.items() if tag >> 16 in groups)
+    keywords = [
+        keyword
+        for _, vr, multiplicity, _, _, keyword in entries
+        if LENGTHS.get(vr) and multiplicity in ("1", "1-n") and keyword and keyword not in NEEDED
+    ]
+    return {keyword: f"ZQ{number:04d}K" for number, keyword in enumerate(keywords)}
+
+
+def write_marked_tree(root: Path) -> int:
+    """Studies good and bad whose every text is marked, files and folders too; return how many marks there are."""
+    marks = marked()
+    names = [marks[keyword] for keyword in ("PatientName", "PatientID", "AccessionNumber")]
+    scans = {
+        "good": {},
+        "mr": {"SOPClassUID": MR, "Modality": "MR"},
+        "coloured": {"PhotometricInterpretation": "RGB"},
+        "derived": {"RescaleType": "ZQ9001K"},
+        "unknown": {"SOPClassUID": MR, "Modality": "ZQ9002K"},
+    }
+    for study, attributes in scans.items():
+        scan = Scan(study=study, shape=(12, 16, 14), origin=(-20.0, 10.0, 10.0)).but(**{**marks, **attributes})
+        for path in write_series(root / f"{names[0]} {study}" / names[1], scan):
+            content = path.read_bytes()
+            path.write_bytes(b"ZQ9003K ZQ9004K".ljust(128, b" ") + content[128:])  # the preamble is free text too
+            path.rename(path.with_name(f"{names[2]}_{path.name}"))
+    gap = Scan(study="gap").but(**marks)
+    write_series(root / names[0] / "gap", gap, indices=[0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11])
+    write_series(root / names[1], Scan(study="cut").but(**marks))[0].write_bytes(b"DICM")
+    return len(marks)
+
+
+@pytest.mark.slow
+def test_no_text_of_any_tag_reaches_an_output_or_the_screen(tmp_path):
+    assert write_marked_tree(tmp_path / "in") > 300
+    options = ("-o", tmp_path / "out", "--run", "r", "--model", "threshold", "--key-file", tmp_path / "key")
+    outputs = ("--outputs", "nifti,seg,sr,page,pdf", "--json")
+    told = run("-v", "medical", "predict", tmp_path / "in", *options, *outputs)
+    folder = tmp_path / "out" / "r"
+    objects = [path for name in ("seg.dcm", "sr.dcm") for path in folder.rglob(name)]
+    assert len(objects) == 4  # of the good study and of the one whose last slice is not there
+    assert all(MARK.search(path.read_bytes().decode("latin-1")) for path in objects)  # the archive needs the patient
+    for path in objects:
+        path.unlink()
+    opened = "".join(gzip.decompress(path.read_bytes()).decode("latin-1") for path in folder.rglob("*.nii.gz"))
+    assert MARK.findall(everything_written(folder) + told.out + told.err + opened) == []

@@ -166,3 +166,9 @@ def test_a_real_series_is_segmented_voxel_for_voxel(real_data, tmp_path):
     label[6, 150:170, 220:230] = 2
     write_seg(tmp_path / "seg.dcm", label, series, LIVER_SEGMENTS, MODEL)
     assert np.array_equal(read_back(tmp_path / "seg.dcm", series), label)
+
+
+def test_a_sex_in_the_hospitals_own_words_does_not_stop_the_segmentation(tmp_path, label):
+    write_series(tmp_path / "study", Scan(shape=(6, 16, 12)).but(PatientSex="W"))
+    seg = write(tmp_path / "seg.dcm", label, indexed(tmp_path / "study"))
+    assert not seg.PatientSex

@@ -32,6 +32,13 @@ _CT_CLASSES = {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCT
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _NO_IMAGE = ("7", "9.", "11.", "30", "66", "67", "68", "77.1.5.4", "88.", "104.", "481.", "501.")
 _LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
+_MODALITIES = set(
+    "AR AU BI BMD CR CTPROTOCOL DG DOC DX ECG EPS ES FID GM HC HD IO IVUS IVOCT KER KO LEN LS MG MR M3D NM OAM OCT OP"
+    " OPM OPT OPV OT PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT RWV SEG SM SMR SR SRF"
+    " STAIN TG US VA XA XC".split()
+)
+_UNITS = set("OD HGL US MGML Z_EFF ED EDW PCT".split())  # defined terms of RescaleType that are no HU
+_FARTHEST_MM = 1e6
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 # What a data set without preamble begins with: group 0002 or 0008, in either byte order.
 _FIRST_GROUPS = {b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08"}
@@ -242,10 +249,12 @@ def _check_kind(dataset: FileDataset, path: Path, name: str) -> None:
     if not kind:
         raise _damaged("it does not say what kind of object it is", name)
     if kind.removeprefix(_STORAGE).startswith(_NO_IMAGE):
-        problem = f"no scan but another kind of object ({modality or 'screen capture'})"
+        known = modality if modality in _MODALITIES else "document or screen capture"
+        problem = f"no scan but another kind of object ({known})"
         raise Unusable("PTD-322", problem, "nothing to do", name)
     if kind not in _CT_CLASSES or modality not in ("CT", ""):
-        modality = "image of another kind" if modality in ("CT", "") else f"{modality} image"
+        # A modality that nobody knows may be any text, also a name.
+        modality = f"{modality} image" if modality in _MODALITIES else "image of another kind"
         raise Unusable("PTD-331", f"{modality}, not CT", "give CT, or a model of that modality", name)
     if _LOCALIZERS & {value.strip().upper() for value in _values(dataset, "ImageType")}:
         raise Unusable("PTD-323", "a localizer", "nothing to do", name)
@@ -354,7 +363,8 @@ def _rescaling(dataset: FileDataset, value: Any, name: str) -> tuple[float, floa
     group = "PixelValueTransformationSequence"
     unit = str(value("RescaleType", group) or "HU").strip().upper()
     if unit not in ("HU", "HU_MOD"):
-        raise Unusable("PTD-332", f"its values are in '{unit}', not HU: a derived map", "give the original CT", name)
+        told = f"'{unit}'" if unit in _UNITS else "another unit"
+        raise Unusable("PTD-332", f"its values are in {told}, not HU: a derived map", "give the original CT", name)
     slope, intercept = value("RescaleSlope", group), value("RescaleIntercept", group)
     if slope is None and intercept is None:
         # Without a rescaling only signed values can be CT numbers: unsigned ones cannot say air.
@@ -371,8 +381,8 @@ def _numbers(value: Any, count: int, what: str, name: str) -> tuple[float, ...]:
     if value is None or isinstance(value, str) or len(value) != count:
         raise Unusable("PTD-333", f"it does not give its {what} in the patient", "fetch the original image", name)
     numbers = tuple(float(part) for part in value)
-    if not all(map(math.isfinite, numbers)):
-        raise Unusable("PTD-333", f"its {what} is not finite", "fetch the original image", name)
+    if not all(abs(number) <= _FARTHEST_MM for number in numbers):  # so put, NaN is refused too
+        raise Unusable("PTD-333", f"its {what} is not finite or absurdly large", "fetch the original image", name)
     return numbers
 
 

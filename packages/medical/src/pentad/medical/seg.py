@@ -278,6 +278,9 @@ def _source(path: Path, series: Series) -> Dataset:
     for keyword in _PATIENT_AND_STUDY:
         if keyword not in dataset:
             setattr(dataset, keyword, None)
+    # Hospitals write the word of their own language; the object must not carry it on, nor fail for it.
+    if dataset.PatientSex not in ("M", "F", "O"):
+        dataset.PatientSex = None
     return dataset
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pentad.core.batch.folder import CASES, INDEX, RunState
 from pentad.core.batch.journal import CaseRecord
 from pentad.core.batch.worklist import worst_first
+
+if TYPE_CHECKING:
+    from pentad.core.report import Cell
 
 
 def write_index(folder: Path, records: Sequence[CaseRecord], state: RunState) -> None:
@@ -38,7 +42,7 @@ def write_index(folder: Path, records: Sequence[CaseRecord], state: RunState) ->
     write_page(folder / INDEX, f"Run {state.run}", blocks, {**state.identity, "code": state.code})
 
 
-def _fixed(record: CaseRecord) -> list[object]:
+def _fixed(record: CaseRecord) -> list[Cell]:
     from pentad.core.report import Link
 
     page = f"{CASES}/{record.case}/page.html"
@@ -48,7 +52,7 @@ def _fixed(record: CaseRecord) -> list[object]:
     return [name, record.status, flags, reason, round(record.seconds, 1) if record.seconds else None]
 
 
-def _own(record: CaseRecord, name: str) -> object:
+def _own(record: CaseRecord, name: str) -> Cell:
     """A cell of the domain; the path of a file that the case wrote becomes a link."""
     from pentad.core.report import Link
 
