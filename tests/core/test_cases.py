@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,3 +103,9 @@ def test_the_data_digest_may_leave_files_out_that_were_not_used(tmp_path):
     used = Case(id="a", files={"image": str(tmp_path / "image")})
     moved = Case(id="a", files={**used.files, "source": str(tmp_path / "gone")})
     assert data_digest([moved], ("image", "label")) == data_digest([used])
+
+
+def test_a_rejected_name_that_is_no_utf8_can_be_written(tmp_path):
+    name = os.fsdecode(b"caf\xe9.dcm")
+    write_rejections(tmp_path / "rejected.jsonl", [Rejection(where=name, code="PTD-130", reason="no.", files=(name,))])
+    assert "caf\\\\udce9.dcm" in (tmp_path / "rejected.jsonl").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -210,6 +211,7 @@ def test_names_that_escape_or_inject_stay_words(tmp_path):
         inputs / f"{evil} gap", Scan(study="gap").but(**attributes), indices=[0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]
     )
     write_nifti(inputs / f"{evil}.nii.gz", Volume(tiny_ct(0), GRID))
+    write_series(inputs / os.fsdecode(b"\xff no text"), Scan(study="bytes"))
     with zipfile.ZipFile(inputs / "slip.zip", "w") as archive:
         archive.writestr("../../escaped.txt", "out")
     before = {path for path in tmp_path.parent.rglob("*escaped*")}
@@ -217,7 +219,7 @@ def test_names_that_escape_or_inject_stay_words(tmp_path):
     assert done.code == 3
     assert {path for path in tmp_path.parent.rglob("*escaped*")} == before
     pages = list((tmp_path / "out" / "r").rglob("*.html"))
-    assert len(pages) == 2 + 3
+    assert len(pages) == 2 + 4
     assert [path.name for path in pages if "<img" in path.read_text()] == []
     assert "slip.zip" in (tmp_path / "out" / "r" / "left_aside.jsonl").read_text()  # never opened
 

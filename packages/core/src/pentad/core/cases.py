@@ -194,6 +194,17 @@ class Rejection(BaseModel):
     reason: str
     files: tuple[str, ...] = ()
 
+    @field_validator("where", "reason", "files")
+    @classmethod
+    def _names_are_text(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        # A file's name may be bytes that are no UTF-8; no table or page could be written with it.
+        return as_text(value) if isinstance(value, str) else tuple(map(as_text, value))
+
+
+def as_text(name: str) -> str:
+    """Return a file's name as text that can be written: bytes in it that are no UTF-8 become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
 
 def write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:
     """Write rejections as JSON Lines; an empty list leaves an empty file, so that 'none' is a statement."""

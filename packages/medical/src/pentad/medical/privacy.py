@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from pentad.core.cases import Rejection
+from pentad.core.cases import Rejection, as_text
 from pentad.core.errors import UsageError
 
 _KEY_BYTES = 32
@@ -125,7 +125,7 @@ def hide_patients(
     discreet = []
     for item in rejections:
         texts = {"where": item.where, "reason": item.reason}
-        named = {*item.files, *(name for name in others if name in item.reason)}
+        named = {*item.files, *(name for name in map(as_text, others) if name in item.reason)}
         # The longest first: a name may be the beginning of another. Words of the sentence itself are left alone.
         for name in sorted(named, key=len, reverse=True):
             texts = {place: text.replace(name, hidden(name, known, key)) for place, text in texts.items()}
