@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,12 @@ from pentad.medical.postprocess import PostProcessing, postprocess
 
 METRICS = ("liver_dice", "lesion_dice", "lesion_f1")
 SHIPPED = "as shipped"
-_OFF = {"largest_component": False, "fill_holes": False, "lesions_inside": False, "smallest_lesion_ml": 0.0}
+_OFF: dict[str, Any] = {
+    "largest_component": False,
+    "fill_holes": False,
+    "lesions_inside": False,
+    "smallest_lesion_ml": 0.0,
+}
 
 
 def variants(rules: PostProcessing) -> dict[str, PostProcessing]:

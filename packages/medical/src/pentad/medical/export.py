@@ -261,7 +261,7 @@ def _check_scans(model: nn.Module, patch: Tensor) -> None:
 
 def _monai_again(folder: Path) -> Again:
     """MONAI's own loader, from the local folder."""
-    from monai.bundle import load
+    from monai.bundle.scripts import load
 
     model = load(folder.name, bundle_dir=folder.parent, workflow_type="inference", device="cpu")
     if not isinstance(model, nn.Module):

@@ -138,7 +138,7 @@ def _inference(bundle: Bundle, settings: Settings) -> dict[str, Any]:
 
 def _network(bundle: Bundle) -> dict[str, Any]:
     model = bundle.model
-    config = model.config  # type: ignore[union-attr]
+    config: Any = model.config
     if isinstance(model, DynUNet):
         return {"_target_": "monai.networks.nets.DynUNet", **monai_arguments(config)}
     kinds = [f"{type(part).__module__}.{type(part).__qualname__}" for part in (model, config)]

@@ -132,9 +132,9 @@ def longest_axial_diameter(mask: Mask, spacing: Sequence[float]) -> float:
     """
     _, dy, dx = spacing
     bounds = []
-    for place in np.flatnonzero(mask.any(axis=(1, 2))):
+    for place in map(int, np.flatnonzero(mask.any(axis=(1, 2)))):
         rows, columns = (np.flatnonzero(mask[place].any(axis=axis)) for axis in (1, 0))
-        bounds.append((float(np.hypot(np.ptp(rows) * dy + dy, np.ptp(columns) * dx + dx)), int(place)))
+        bounds.append((float(np.hypot(np.ptp(rows) * dy + dy, np.ptp(columns) * dx + dx)), place))
     longest = 0.0
     # No diameter exceeds its box's diagonal: most slices are never measured.
     for bound, place in sorted(bounds, reverse=True):

@@ -43,7 +43,7 @@ def measure_model(model: str, plan: Path, out: Path, params: Path, overrides: Se
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        segmentation_loss(network(images), labels, batch_dice=made.batch_dice).backward()
+        segmentation_loss(network(images), labels, batch_dice=made.batch_dice).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     cost = measure(network, images, step)

@@ -202,7 +202,7 @@ class _Web:
 
         codes: list[int] = []
         client = self._client(codes)
-        answers = {}
+        answers: dict[str, Answer] = {}
         for path in paths:
             data = pydicom.dcmread(path)
             try:

@@ -153,7 +153,7 @@ def _check_scan(quality: Quality, scan: Volume, reference: Reference) -> None:
 
 
 def _step(scan: Volume, axis: int) -> int:
-    return min(8, max(1, scan.array.shape[axis] // 16))
+    return min(8, max(1, int(scan.array.shape[axis]) // 16))
 
 
 def _region(label: NDArray[np.uint8], name: str, value: int, reference: Reference) -> Mask:
