@@ -151,7 +151,7 @@ def predict_windows(variant: str, scan: Path, out: Path, bundle: Path) -> None:
     image, _, _ = preprocess(upright.array, upright.spacing, settings.preprocessing)
     data, predictor = torch.from_numpy(image), peer(bundle) if variant == "nnunet" else None
     Path("/proc/self/clear_refs").write_text("5")  # lowers the peak to the present size
-    before, began = resident("VmRSS"), time.perf_counter()
+    before, began = resident("RssAnon"), time.perf_counter()
     if predictor:
         logits = predictor.predict_logits_from_preprocessed_data(data[None]).float().numpy()
     else:
