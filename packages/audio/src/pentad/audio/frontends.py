@@ -216,5 +216,6 @@ def slaney_filters(config: FrontEndConfig) -> NDArray[np.float32]:
     bins = np.arange(config.n_fft // 2 + 1) * (config.sample_rate / config.n_fft)
     rising = (bins[:, None] - edges[:-2]) / np.diff(edges)[:-1]
     falling = (edges[2:] - bins[:, None]) / np.diff(edges)[1:]
-    triangles = np.maximum(0, np.minimum(rising, falling))
+    # The published matrix rounds the triangles before it scales them, so that some entries differ in their last digit.
+    triangles = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
     return np.asarray(triangles * (2 / (edges[2:] - edges[:-2])), dtype=np.float32)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pentad.audio.frontends import (
     FrontEnd,
     FrontEndConfig,
-    kaldi_fbank,
     kaldi_filters,
     log_mel,
     preemphasis_mel,
@@ -85,7 +84,7 @@ def hts_at(spec: Mapping[str, Any], dtype: torch.dtype) -> Rows:
         return _adaptation_rows(spec, dtype, lambda case, state: hts_at_model.adapt(state))
     hyper = spec["hyperparameters"]
     model = hts_at_model.import_official(_state(spec), hts_at_model.config_from_official(hyper)).to(dtype)
-    encoder, stages = model.encoder.audio_encoder, dict[str, Tensor]()
+    encoder, stages = model.encoder, dict[str, Tensor]()
     for name, module in (("bn0_mel_first", encoder.batch_norm), ("patch_embed", encoder.patch_embed)):
         _record(module, stages, name)
     _record(encoder.norm, stages, "final_norm")

@@ -174,7 +174,7 @@ def adapt(state: Mapping[str, Tensor], config: ASTConfig, *, source: str, old_fr
 def _resized(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Position rows (1, 2 + f t, dim) of one grid as those of another."""
     dim = positions.shape[2]
-    image = positions[:, 2:].reshape(1, *old, dim).permute(0, 3, 1, 2)
+    image = positions[:, 2:].double().reshape(1, *old, dim).permute(0, 3, 1, 2)
     for axis in (3, 2):  # time, then frequency
         have, want = image.shape[axis], new[axis - 2]
         if want <= have:
@@ -183,7 +183,7 @@ def _resized(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> T
             size = [image.shape[2], image.shape[3]]
             size[axis - 2] = want
             image = nn.functional.interpolate(image, size, mode="bilinear", align_corners=False)
-    return torch.cat([positions[:, :2], image.flatten(2).transpose(1, 2)], dim=1)
+    return torch.cat([positions[:, :2], image.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
 
 
 def import_official(state: Mapping[str, Tensor], config: ASTConfig) -> AST:

@@ -1,7 +1,7 @@
 """The baseline beside every result: a small convolutional network in the manner of PANNs (Kong et al., TASLP 2020).
 
-Blocks of two 3×3 convolutions with batch norm and ReLU, average pooling between them, the mean over frequency, a linear
-layer on every step. Deviations from CNN14: fewer and narrower blocks, and scores over time.
+Blocks of two 3 by 3 convolutions with batch norm and ReLU, average pooling between them, the mean over frequency, a
+linear layer on every step. Deviations from CNN14: fewer and narrower blocks, and scores over time.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def adapt(state: Mapping[str, Tensor], config: PaSSTConfig) -> dict[str, Tensor]
     plain = {name: tensor for name, tensor in _without_wrapper(state).items() if not name.startswith("head")}
     positions = plain.pop("pos_embed")
     edge = round((positions.shape[1] - 2) ** 0.5)
-    image = positions[:, 2:].reshape(1, edge, edge, -1).permute(0, 3, 1, 2)
+    image = positions[:, 2:].double().reshape(1, edge, edge, -1).permute(0, 3, 1, 2)
     image = nn.functional.interpolate(image, config.positions, mode="bicubic", align_corners=False)
     weight = plain["patch_embed.proj.weight"]
     return {
@@ -244,8 +244,8 @@ def adapt(state: Mapping[str, Tensor], config: PaSSTConfig) -> dict[str, Tensor]
         # The published loader sums in float32, whatever the model's precision.
         "patch_embed.proj.weight": one_channel(weight.float()).to(weight.dtype),
         "new_pos_embed": positions[:, :2],
-        "freq_new_pos_embed": image.mean(3, keepdim=True),
-        "time_new_pos_embed": image.mean(2, keepdim=True),
+        "freq_new_pos_embed": image.mean(3, keepdim=True).to(weight.dtype),
+        "time_new_pos_embed": image.mean(2, keepdim=True).to(weight.dtype),
     }
 
 

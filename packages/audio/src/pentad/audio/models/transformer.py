@@ -114,7 +114,7 @@ def split_qkv(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_blocks(state: Mapping[str, Tensor], rules: list[tuple[str, str | None]]) -> dict[str, Tensor]:
-    """Return an official state under the library's names: fused projections split, blocks and then ``rules`` applied."""
+    """Return an official state under the library's names: projections split, blocks renamed, then ``rules``."""
     return rename(split_qkv(state), [*BLOCKS, *rules])
 
 
