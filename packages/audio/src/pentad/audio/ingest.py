@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pentad.audio.layouts import Entry, list_entries
@@ -137,11 +136,7 @@ def _write(
     kept: Sequence[tuple[Entry, Case]],
     rejected: Sequence[Rejection],
 ) -> None:
-    from dataclasses import replace
-
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     occurring = sorted({label for entry, _ in kept for label in entry.labels})
     said = replace(
         raw_statement(raw),
