@@ -157,7 +157,7 @@ def _blocks(
         [name, *(from_entry(entry.metrics[name]) for entry in found)] for name in SHOWN if name in found[0].metrics
     ]
     note = (
-        "With 95 % bootstrap intervals over recordings. Accuracy: the class with the highest score is among the labels. "
+        "With 95 % bootstrap intervals over recordings. Accuracy: the highest-scored class is among the labels. "
         "Events: onset within 0.2 s, offset within 0.2 s or half the event's length. Segments: one second."
     )
     blocks.append(Table(["metric", *(entry.name for entry in found)], rows, "Held-out recordings", note))
