@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,30 +152,29 @@ def _targets(case: Case, classes: Sequence[str]) -> tuple[NDArray[np.float32], l
     Raises:
         CaseError: The case has no labels, or one that the data set does not know.
     """
-    target = case.target
-    if not isinstance(target, dict) or not isinstance(target.get("labels"), list):
+    names, events = labels_of(case), events_of(case)
+    if not names and events is None:
         raise CaseError("PTD-735", "the case has no labels", "prepare the data again", case.id)
     labels = np.zeros(len(classes), np.float32)
     try:
-        for name in target["labels"]:
-            labels[classes.index(str(name))] = 1
-        events = target.get("events")
-        if not isinstance(events, list):
+        for name in names:
+            labels[classes.index(name)] = 1
+        if events is None:
             return labels, None
-        return labels, [(float(row[0]), float(row[1]), classes.index(str(row[2]))) for row in events]
+        return labels, [(onset, offset, classes.index(name)) for onset, offset, name in events]
     except ValueError as error:
         raise CaseError("PTD-735", f"a label is unknown ({error})", "prepare the data again", case.id) from None
 
 
 def labels_of(case: Case) -> tuple[str, ...]:
     """Return the labels of a case."""
-    target = case.target
+    target: Any = case.target
     names = target.get("labels") if isinstance(target, dict) else None
     return tuple(str(name) for name in names) if isinstance(names, list) else ()
 
 
 def events_of(case: Case) -> list[tuple[float, float, str]] | None:
     """Return onset, offset and label of a case's events, None where nobody marked them."""
-    target = case.target
+    target: Any = case.target
     rows = target.get("events") if isinstance(target, dict) else None
     return [(float(row[0]), float(row[1]), str(row[2])) for row in rows] if isinstance(rows, list) else None

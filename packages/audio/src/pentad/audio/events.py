@@ -93,10 +93,10 @@ class EventFinder:
         width = 2 * self._half + 1
         sums = np.cumsum(np.pad(self._active.astype(np.int32), ((1, 0), (0, 0))), axis=0)
         majority = 2 * (sums[width:] - sums[:-width])[:count] > width
-        for column in np.flatnonzero(majority.any(axis=0)):
-            for first, last in _runs(majority[:, column]):
-                peak = float(self._scores[first : last + 1, column].max())
-                yield from self._extend(int(column), self._done + first, self._done + last, peak)
+        for active in np.flatnonzero(majority.any(axis=0)):
+            for first, last in _runs(majority[:, active]):
+                peak = float(self._scores[first : last + 1, active].max())
+                yield from self._extend(int(active), self._done + first, self._done + last, peak)
         self._active, self._scores = self._active[count:], self._scores[count:]
         self._done += count
         for column in [column for column, event in self._open.items() if self._gap(event, self._done) >= 0]:

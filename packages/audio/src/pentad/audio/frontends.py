@@ -154,7 +154,8 @@ class FrontEnd(nn.Module):
         """Return power spectra (batch, frames, n_fft // 2 + 1)."""
         config = self.config
         if config.kind == "kaldi_fbank":
-            return torch.fft.rfft(self.kaldi_frames(waveform), n=config.n_fft).abs().square()
+            spectrum: Tensor = torch.fft.rfft(self.kaldi_frames(waveform), n=config.n_fft)
+            return spectrum.abs().square()
         if config.kind == "preemphasis_mel":
             waveform = self.preemphasised(waveform)
         spectrum = torch.stft(

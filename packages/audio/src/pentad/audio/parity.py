@@ -45,7 +45,7 @@ def ast(spec: Mapping[str, Any], dtype: torch.dtype) -> Rows:
     if "cases" in spec:
         return _adaptation_rows(spec, dtype, _adapt_ast)
     model = ast_model.import_official(_state(spec), ast_model.config_from_official(spec["hyperparameters"])).to(dtype)
-    body, stages = model.network.audio_spectrogram_transformer, {}
+    body, stages = model.network.audio_spectrogram_transformer, dict[str, Tensor]()
     _record_transformer(model.network, stages)
     _record(body.embeddings.patch_embeddings, stages, "patch_embed")
     _record(body.embeddings, stages, "tokens_with_position")

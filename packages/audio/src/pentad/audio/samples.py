@@ -165,7 +165,7 @@ def quantised(wave: Wave) -> NDArray[np.int16]:
     peak = float(np.abs(wave).max())
     if peak > _HIGH_PEAK:
         wave = wave * (_HIGH_PEAK / peak)
-    return np.rint(wave * 32767.0).astype(np.int16)
+    return np.asarray(np.rint(wave * 32767.0).astype(np.int16))
 
 
 def _write_recordings(folder: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 RATE = 16_000
 
-Wave = NDArray[np.float64]
+Wave = NDArray[np.floating]
 
 # sin(2πx) for x in -1/4 … 1/4 as a polynomial in x (Taylor's, to x^13: the error is below 1e-9).
 _SINE = (
@@ -65,7 +65,7 @@ class Draws:
             sums = np.cumsum(values)
             values = sums[width:] - sums[:-width]
             spread = spread * np.sqrt(width)
-        return values * (1.0 / (18918.6 * spread))
+        return np.asarray(values * (1.0 / (18918.6 * spread)), dtype=np.float64)
 
 
 def sine(cycles: Wave) -> Wave:
@@ -110,7 +110,7 @@ def faded(wave: Wave, edge: int = 160) -> Wave:
 def triangle(cycles: Wave) -> Wave:
     """Return a triangle wave between 0 and 1 with its peak in the middle of each cycle."""
     part = cycles - np.floor(cycles)
-    return 1.0 - np.abs(2.0 * part - 1.0)
+    return np.asarray(1.0 - np.abs(2.0 * part - 1.0))
 
 
 def root_mean_square(wave: Wave) -> float:
@@ -123,14 +123,14 @@ def _engine(draws: Draws) -> Wave:
     count = draws.samples(1.2, 2.4)
     pitch = draws.uniform(45, 90) * (1.0 + 0.15 * triangle(ramp(count)))
     total = sum(tone(pitch * part) / part for part in range(1, 8))
-    return np.asarray(total) * (0.7 + 0.3 * tone(pitch / 2)) + 0.3 * draws.noise(count, 12, 12)
+    return np.asarray(np.asarray(total) * (0.7 + 0.3 * tone(pitch / 2)) + 0.3 * draws.noise(count, 12, 12))
 
 
 def _siren(draws: Draws) -> Wave:
     count = draws.samples(1.4, 2.6)
     low, sweep = draws.uniform(500, 700), draws.uniform(500, 800)
     pitch = low + sweep * triangle(np.arange(count) * (draws.uniform(0.6, 1.6) / RATE))
-    return tone(pitch) + 0.4 * tone(2 * pitch) + 0.2 * tone(3 * pitch)
+    return np.asarray(tone(pitch) + 0.4 * tone(2 * pitch) + 0.2 * tone(3 * pitch))
 
 
 def _bell(draws: Draws) -> Wave:
@@ -231,7 +231,8 @@ def background(kind: str, draws: Draws, count: int) -> Wave:
     elif kind == "street":
         wave = draws.noise(count, 60, 20) + 0.25 * draws.noise(count, 4) + 0.1 * draws.noise(count)
     else:
-        hum = sine(np.arange(count) * (50.0 / RATE)) + 0.5 * sine(np.arange(count) * (100.0 / RATE))
+        clock = np.arange(count, dtype=np.float64)
+        hum = sine(clock * (50.0 / RATE)) + 0.5 * sine(clock * (100.0 / RATE))
         wave = draws.noise(count, 8, 3) + 0.3 * hum
     return wave / root_mean_square(wave)
 

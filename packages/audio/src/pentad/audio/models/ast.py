@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -196,4 +196,4 @@ def import_official(state: Mapping[str, Tensor], config: ASTConfig) -> AST:
 
     model = AST(config)
     load_strict(model, official_state(state))
-    return cast(AST, model.eval())
+    return model.eval()

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 from transformers import ClapAudioConfig
-from transformers.models.clap.modeling_clap import ClapAudioEncoder
+from transformers.models.clap.modeling_clap import ClapAudioEncoder, ClapAudioLayer
 
 from pentad.audio.models.pooling import pool
 from pentad.audio.models.scores import Scores
@@ -84,15 +84,20 @@ class HTSATConfig:
     @property
     def steps(self) -> int:
         """Steps of the frame-wise output."""
-        return self.groups * self.image // (_PATCH * 2 ** (len(self.depths) - 1))
+        return self.groups * self.image // self._reduction
 
     @property
     def rows(self) -> int:
         """Frequency rows of the last map."""
-        return self.mel_bins // (_PATCH * 2 ** (len(self.depths) - 1))
+        return self.mel_bins // self._reduction
+
+    @property
+    def _reduction(self) -> int:
+        """Pixels along each axis that one position of the last map stands for."""
+        return _PATCH << (len(self.depths) - 1)
 
 
-class _Encoder(ClapAudioEncoder):  # type: ignore[misc]
+class _Encoder(ClapAudioEncoder):
     """The library's encoder; time is stretched in float64, for in float32 its coordinates cost 2e-4 of the spread."""
 
     def reshape_mel2img(self, features: Tensor) -> Tensor:
@@ -111,7 +116,7 @@ class HTSAT(PublishedModel):
 
     def __init__(self, config: HTSATConfig) -> None:
         super().__init__(config)
-        self.encoder = _Encoder(_library_config(config))
+        self.encoder = _Encoder(_library_config(config))  # type: ignore[no-untyped-call]
         width = config.dim * 2 ** (len(config.depths) - 1)
         self.tscam_conv = nn.Conv2d(width, config.classes, (config.rows, 3), padding=(0, 1))
         for module in self.encoder.modules():
@@ -123,7 +128,7 @@ class HTSAT(PublishedModel):
                 module.reset_parameters()
             if isinstance(table := getattr(module, "relative_position_bias_table", None), nn.Parameter):
                 nn.init.trunc_normal_(table, std=0.02)
-            if hasattr(module, "drop_path") and hasattr(module, "intermediate"):
+            if isinstance(module, ClapAudioLayer):
                 # The library drops the attention branch alone; the published network drops both.
                 module.output.register_forward_hook(_dropping(module.drop_path))
 
@@ -261,7 +266,7 @@ def import_official(state: Mapping[str, Tensor], config: HTSATConfig) -> HTSAT:
     """
     model = HTSAT(config)
     load_strict(model, official_state(state, model))
-    return cast(HTSAT, model.eval())
+    return model.eval()
 
 
 def hold_frames(frames: Tensor, count: int) -> Tensor:

@@ -69,6 +69,7 @@ def build_transformer(config: Sizes, attention: str = "sdpa") -> ASTForAudioClas
         attention: ``sdpa``, fused, or ``eager``, the plain formula, for comparison.
     """
     check_sizes(config)
+    sizes: dict[str, Any] = {"num_labels": config.classes, "attn_implementation": attention}
     settings = LibraryConfig(
         hidden_size=config.dim,
         num_hidden_layers=config.depth,
@@ -82,8 +83,7 @@ def build_transformer(config: Sizes, attention: str = "sdpa") -> ASTForAudioClas
         time_stride=config.strides[1],
         max_length=config.frames,
         num_mel_bins=config.mel_bins,
-        num_labels=config.classes,
-        attn_implementation=attention,
+        **sizes,
     )
     network = ASTForAudioClassification(settings)
     network.classifier.layernorm.eps = HEAD_EPS
