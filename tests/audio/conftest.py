@@ -22,6 +22,7 @@ PARAMS = {
         "passt": {"dim": 16, "depth": 1, "heads": 2},
     },
     "train": {"steps": 2, "batch_size": 8, "optimizer": "adamw", "learning_rate": 0.01, "schedule": "constant"},
+    "loss": {},
     "augment": {"frequency_mask": 2},
     "predict": {"window_s": 1.0, "hop_s": 0.5},
     "evaluate": {"resamples": 50},

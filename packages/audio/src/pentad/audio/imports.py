@@ -86,10 +86,10 @@ def _read(request: ImportRequest) -> Mapping[str, Tensor]:
     entry = request.entry or _ENTRIES.get(request.model, "")
     try:
         return read_checkpoint(request.checkpoint, entry=entry)
-    except ModelError as error:
-        if request.entry or error.code != "PTD-513":
+    except ModelError:
+        if request.entry or not entry:
             raise
-        return read_checkpoint(request.checkpoint)
+        return read_checkpoint(request.checkpoint)  # the tensors alone, saved again without their entry
 
 
 def _given(settings: Sequence[str]) -> dict[str, Any]:
