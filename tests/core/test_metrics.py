@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pentad.core.errors import UsageError
-from pentad.core.metrics import Interval, bootstrap_interval, paired_difference, pooled_interval
+from pentad.core.metrics import Interval, bootstrap_interval, paired_difference, pooled_interval, statistic_interval
 
 
 def normal_sample(n, seed=0):
@@ -116,3 +116,23 @@ def test_an_interval_reads_as_value_and_brackets(interval, text):
 def test_arguments_out_of_range_are_refused(call, code):
     with pytest.raises(UsageError, match=code):
         call()
+
+
+def test_a_statistic_that_is_a_mean_gets_the_interval_of_a_mean():
+    values = np.random.default_rng(0).normal(0, 1, 200)
+    own = statistic_interval(lambda places: float(values[places].mean()), 200, seed=1, resamples=2000)
+    known = bootstrap_interval(values, seed=1)
+    assert own.value == pytest.approx(known.value)
+    assert (own.low, own.high) == pytest.approx((known.low, known.high), abs=0.02)
+
+
+def test_a_statistic_draws_whole_groups():
+    drawn = []
+    statistic_interval(lambda places: float(drawn.append(sorted(places)) or 0.0), 4, seed=0, groups=list("aabb"))
+    assert {tuple(places) for places in drawn} == {(0, 1, 2, 3), (0, 0, 1, 1), (2, 2, 3, 3)}
+
+
+def test_one_group_gives_a_value_without_an_interval():
+    interval = statistic_interval(lambda places: float(len(places)), 3, seed=0, groups=list("aaa"))
+    assert interval.value == 3
+    assert np.isnan(interval.low)

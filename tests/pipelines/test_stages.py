@@ -35,7 +35,7 @@ def stages():
 
 @pytest.fixture(scope="session")
 def imports():
-    return grimp.build_graph("pentad.core", "pentad.medical", cache_dir=None)
+    return grimp.build_graph("pentad.audio", "pentad.core", "pentad.medical", cache_dir=None)
 
 
 def source_of(module):

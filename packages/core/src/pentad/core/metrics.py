@@ -110,12 +110,7 @@ def pooled_interval(
         UsageError: ``groups`` has another length, or ``level`` or ``resamples`` is out of range.
     """
     table = np.asarray(counts, dtype=np.float64)
-    if not 0 < level < 1 or resamples < 1:
-        raise UsageError(
-            "PTD-264", f"an interval at level {level} from {resamples} draws", "give a level between 0 and 1 and draws"
-        )
-    if groups is not None and len(groups) != len(table):
-        raise UsageError("PTD-265", f"{len(groups)} groups for {len(table)} cases", "give one group for each case")
+    _check_draws(level, resamples, groups, len(table))
     # A mean or a ratio over groups is again one of sums, so drawing groups needs their sums only.
     known = ~np.isnan(table).any(axis=1)
     table = np.column_stack([table[known], np.ones(int(known.sum()))])
@@ -133,6 +128,48 @@ def pooled_interval(
         return Interval(value, math.nan, math.nan, n)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high), n)
+
+
+def statistic_interval(
+    statistic: Callable[[NDArray[np.intp]], float],
+    count: int,
+    *,
+    seed: int,
+    groups: Sequence[str] | None = None,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> Interval:
+    """Return a value that is no ratio of sums (mean average precision, macro F1, AUC), with its interval.
+
+    A draw whose value is NaN is left out of the interval.
+
+    Args:
+        statistic: Maps positions of cases, some of them several times, to the value over them.
+        count: Number of cases.
+        seed: Seed of the draws.
+        groups: The group of each case; cases of one group are drawn together.
+        level: Share of the draws that the interval spans.
+        resamples: Number of draws, each of which computes the statistic anew.
+
+    Raises:
+        UsageError: ``groups`` has another length, or ``level`` or ``resamples`` is out of range.
+    """
+    _check_draws(level, resamples, groups, count)
+    if count == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    _, index = np.unique(np.arange(count) if groups is None else np.asarray(groups), return_inverse=True)
+    units = [np.flatnonzero(index == unit) for unit in range(int(index.max()) + 1)]
+    value = float(statistic(np.arange(count)))
+    rng = np.random.default_rng(seed)
+    drawn = (
+        np.concatenate([units[unit] for unit in rng.integers(len(units), size=len(units))]) for _ in range(resamples)
+    )
+    draws = np.array([statistic(positions) for positions in drawn]) if len(units) > 1 else np.zeros(0)
+    draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        return Interval(value, math.nan, math.nan, count)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    return Interval(value, float(low), float(high), count)
 
 
 def paired_difference(
@@ -166,6 +203,15 @@ def paired_difference(
             "PTD-266", f"{len(first)} values paired with {len(second)}", "compare the same cases in the same order"
         )
     return bootstrap_interval(first - second, seed=seed, groups=groups, level=level, resamples=resamples)
+
+
+def _check_draws(level: float, resamples: int, groups: Sequence[str] | None, count: int) -> None:
+    if not 0 < level < 1 or resamples < 1:
+        raise UsageError(
+            "PTD-264", f"an interval at level {level} from {resamples} draws", "give a level between 0 and 1 and draws"
+        )
+    if groups is not None and len(groups) != count:
+        raise UsageError("PTD-265", f"{len(groups)} groups for {count} cases", "give one group for each case")
 
 
 def _mean(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,1 @@
+"""Sound tagging and event detection in recordings of any length."""

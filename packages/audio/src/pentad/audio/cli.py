@@ -1,0 +1,184 @@
+"""The command ``pentad audio``: thin verbs over the stages, with nothing heavy imported before it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pentad.core import options
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Tag recordings and find sound events.\n\n"
+    "For instance: pentad audio predict RECORDINGS/ -o OUT --model BUNDLE",
+)
+models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
+app.add_typer(models_app, name="models")
+
+Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
+Model = Annotated[str, typer.Option(help="Bundle folder, or OWNER/NAME on the hub.")]
+
+
+@app.command()
+def prepare(
+    raw: Annotated[
+        Path, typer.Argument(help="Data set: strong labels, ESC, Speech Commands, FSD50K, AudioSet, folders.")
+    ],
+    out: options.Out,
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006  (typer reads the default, nothing changes it)
+    dry_run: options.DryRun = False,
+    overwrite: options.Overwrite = False,
+    accept_refused: Annotated[
+        bool, typer.Option("--accept-refused", help="Exit with 0, not 3, although some recordings were refused.")
+    ] = False,
+) -> None:
+    """Decode every recording, check its labels and write the case table."""
+    from pentad.audio.ingest import PrepareConfig, prepare
+    from pentad.core.config import load_params
+
+    config = load_params(params, "prepare", PrepareConfig, override)
+    done = prepare(raw, out, config, dry_run=dry_run, overwrite=overwrite)
+    typer.echo(done.text)
+    raise typer.Exit(3 if done.refused and not accept_refused else 0)
+
+
+@app.command()
+def train(
+    table: Table,
+    model: Annotated[str, typer.Option(help="Name of a model; see pentad audio models list.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the history.")],
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --run, if there is one.")] = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Train a model and write its bundle."""
+    from pentad.audio.models import check_name
+    from pentad.audio.train import TrainRequest, train
+
+    check_name(model)
+    request = TrainRequest(table, model, out, run, params, tuple(override), resume, overwrite)
+    typer.echo(train(request))
+
+
+@app.command()
+def evaluate(
+    table: Table,
+    model: Model,
+    out: options.Out,
+    split: options.Split = "test",
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+    device: options.Device = "auto",
+) -> None:
+    """Score a model on labelled recordings: a row a recording, and intervals."""
+    from pentad.audio.evaluate import evaluate
+
+    text, failed = evaluate(table, split, model, out, params, override, device)
+    typer.echo(text)
+    raise typer.Exit(3 if failed else 0)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="Folders or files of sound, or a case table.")],
+    out: options.Out,
+    model: Model,
+    split: options.Split = "",
+    outputs: Annotated[
+        str, typer.Option(help="What to write: any of csv,json,audacity,page,embeddings.")
+    ] = "csv,json,audacity,page",
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    run: options.Run = "",
+    resume: options.Resume = "",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    workers: options.Workers = 1,
+    shard: options.Shard = "1/1",
+    strict: options.Strict = False,
+    max_failures: options.MaxFailures = 0,
+    case_timeout: options.CaseTimeout = 0.0,
+    json_lines: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Tag every recording below the inputs, of any length; one bad file never stops the rest."""
+    from pentad.audio.infer import PredictRequest, predict
+    from pentad.core.batch import BatchOptions
+
+    batch = BatchOptions(
+        out=out,
+        run=run,
+        resume=resume,
+        overwrite=overwrite,
+        workers=workers,
+        shard=shard,
+        strict=strict,
+        max_failures=max_failures,
+        case_timeout=case_timeout,
+        quiet=quiet,
+        json_lines=json_lines,
+    )
+    request = PredictRequest(tuple(inputs), model, split, outputs, device, offline)
+    raise typer.Exit(predict(request, batch, only_say=dry_run))
+
+
+@app.command()
+def report(
+    table: Table,
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
+    ],
+    out: options.Out,
+    predictions: Annotated[Path | None, typer.Option(help="Run folder of predict, to check what shipped.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder with the models' training histories.")] = None,
+) -> None:
+    """Put models side by side with paired differences, and write the page."""
+    from pentad.audio.report import report
+
+    typer.echo(report(table, evaluations, out, predictions=predictions, runs=runs))
+
+
+@models_app.command("list")
+def list_models(json_lines: options.Json = False) -> None:
+    """List the architectures."""
+    import json
+
+    from pentad.audio.models import MODELS
+
+    for name, (_, _, summary) in MODELS.items():
+        typer.echo(json.dumps({"name": name, "summary": summary}) if json_lines else f"{name:<8} {summary}")
+
+
+@models_app.command("show")
+def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
+    """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
+    import json
+
+    from pentad.core.bundle import read_manifest
+
+    typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))
+
+
+@models_app.command("import")
+def import_model(
+    checkpoint: Annotated[Path, typer.Argument(help="Official checkpoint of AST, HTS-AT or PaSST.")],
+    model: Annotated[str, typer.Option(help="Its architecture: ast, hts_at or passt.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    classes: Annotated[Path | None, typer.Option(help="One class a line, in the checkpoint's order.")] = None,
+    override: Annotated[
+        list[str], typer.Option("--set", help="What the tensors do not tell: --set strides=[10,10]; repeatable.")
+    ] = [],  # noqa: B006
+    entry: Annotated[str, typer.Option(help="Where the tensors lie in the file; the official place by default.")] = "",
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Make a bundle of an official checkpoint; nothing in it is executed."""
+    from pentad.audio.imports import ImportRequest, import_checkpoint
+
+    request = ImportRequest(checkpoint, model, out, classes, tuple(override), entry, overwrite)
+    typer.echo(import_checkpoint(request))

@@ -1,0 +1,163 @@
+"""Prepare, train, evaluate, predict and report on twelve tiny clips, as their commands run them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from audio.conftest import RATE, tone
+from command import call
+
+from pentad.audio.hear import get_scene_embeddings, get_timestamp_embeddings, load_model
+from pentad.audio.predict import load_tagger
+from pentad.audio.waveform import read
+from pentad.core.cases import read_cases
+
+
+@pytest.fixture(scope="module")
+def evaluated(prepared, bundle, params, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluated")
+    done = call("audio", "evaluate", prepared, "--model", bundle, "-o", out / "cnn", "--params", params)
+    assert done.code == 0, done.err
+    runs = shutil.copytree(bundle.parent / "runs", out / "runs")
+    done = call("audio", "report", prepared, out / "cnn", "-o", out, "--runs", runs)
+    assert done.code == 0, done.err
+    return out
+
+
+@pytest.fixture(scope="module")
+def predicted(sounds, bundle, tmp_path_factory):
+    """A run over the clips and a longer stereo recording of another rate."""
+    out, recordings = tmp_path_factory.mktemp("predicted"), tmp_path_factory.mktemp("recordings")
+    shutil.copytree(sounds, recordings / "clips")
+    long = np.concatenate([tone(400, 3.3, 22_050), tone(2500, 2.0, 22_050)])
+    soundfile.write(recordings / "long.flac", np.stack([long, long], axis=1), 22_050)
+    (recordings / "notes.txt").write_text("no sound")
+    options = ("--outputs", "csv,json,audacity,page,embeddings", "--run", "first", "--quiet")
+    done = call("audio", "predict", recordings, "-o", out, "--model", bundle, *options)
+    assert done.code == 0, done.err
+    return out / "first"
+
+
+def test_preparing_takes_folders_as_classes_and_splits_them(prepared):
+    cases = read_cases(prepared)
+    assert {case.target["labels"][0] for case in cases} == {"high", "low"}
+    assert [case.split for case in cases].count("train") == 6
+    assert json.loads((prepared.parent / "dataset.json").read_text())["exclusive"] is True
+
+
+def test_two_classes_of_tones_are_told_apart(evaluated):
+    metrics = json.loads((evaluated / "metrics.json").read_text())["models"]["cnn"]
+    assert metrics["accuracy"]["value"] == 1.0
+    assert metrics["mean_average_precision"]["value"] == 1.0
+    assert metrics["accuracy"]["n"] == 6
+    assert "Training loss" in (evaluated / "report" / "index.html").read_text()
+
+
+def test_training_again_gives_the_same_bits(prepared, params, bundle, tmp_path):
+    options = ("--model", "cnn", "-o", tmp_path / "cnn", "--run", tmp_path / "run", "--params", params)
+    assert call("audio", "train", prepared, *options, "--set", "steps=40").code == 0
+    assert (tmp_path / "cnn" / "model.safetensors").read_bytes() == (bundle / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["ast", "hts_at", "passt"])
+def test_each_published_architecture_trains_and_tags(name, prepared, params, sounds, tmp_path):
+    options = ("--model", name, "-o", tmp_path / name, "--run", tmp_path / "run", "--params", params)
+    done = call("audio", "train", prepared, *options)
+    assert done.code == 0, done.err
+    tagging = load_tagger(str(tmp_path / name)).run(sounds / "high" / "high0.wav")
+    assert tagging.mean.sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_recording_of_any_length_gets_scores_a_timeline_events_and_a_page(predicted):
+    folder = predicted / "cases" / "long.flac"
+    names = {"embeddings.npy", "events.csv", "labels.txt", "page.html", "result.json", "scores.csv", "timeline.csv"}
+    assert {path.name for path in folder.iterdir()} == names
+    result = json.loads((folder / "result.json").read_text())
+    assert result["seconds"] == pytest.approx(5.3, abs=0.01)
+    assert result["flags"] == ["resampled_from_22050_hz", "mean_of_2_channels"]
+    rows = list(csv.DictReader((folder / "timeline.csv").open()))
+    assert float(rows[-1]["end_s"]) == pytest.approx(5.3, abs=0.01)
+    best = ["low" if float(row["low"]) > float(row["high"]) else "high" for row in rows]
+    assert best[0] == "low"
+    assert best[-1] == "high"
+    assert np.load(folder / "embeddings.npy").shape == (len(rows), 16)
+
+
+def test_the_worklist_has_a_row_a_recording_and_other_files_are_named(predicted):
+    rows = list(csv.DictReader((predicted / "worklist.csv").open()))
+    assert len(rows) == 13
+    assert {row["top_class"] for row in rows if row["id"].startswith("clips_high")} == {"high"}
+    assert "notes.txt" in (predicted / "left_aside.jsonl").read_text()
+
+
+def test_what_ships_is_what_was_scored(prepared, bundle, evaluated, tmp_path):
+    options = ("--split", "test", "--run", "again", "--quiet")
+    assert call("audio", "predict", prepared, "-o", tmp_path, "--model", bundle, *options).code == 0
+    scored = {row["id"]: row for row in csv.DictReader((evaluated / "cnn" / "scores.csv").open())}
+    for case, row in scored.items():
+        result = json.loads((tmp_path / "again" / "cases" / case / "result.json").read_text())
+        assert result["scores"]["high"] == pytest.approx(float(row["high"]), abs=2e-6)
+
+
+def test_a_window_is_scored_alike_alone_and_within_a_batch(bundle, sounds):
+    tagger = load_tagger(str(bundle))
+    _, wave = read(sounds / "low" / "low1.wav", RATE)
+    alone = tagger.run_blocks(None, iter([wave])).mean
+    together = []
+    tagger.run_blocks(None, iter([np.tile(wave, 4)]), lambda scores: together.append(scores.clip))
+    assert alone == pytest.approx(together[0], abs=1e-5)
+
+
+def test_embeddings_have_hears_shape(bundle):
+    model = load_model(str(bundle))
+    audio = torch.randn(2, 3 * RATE)
+    stamped, stamps = get_timestamp_embeddings(audio[:, :RATE], model)
+    assert get_scene_embeddings(audio, model).shape == (2, model.scene_embedding_size)
+    assert stamped.shape == (2, 20, model.timestamp_embedding_size)
+    assert stamps[0, :3].tolist() == [0.0, 50.0, 100.0]
+
+
+def test_an_official_checkpoint_becomes_a_bundle_by_its_command(tmp_path, sounds):
+    from pentad.audio.models.passt import PaSST, PaSSTConfig
+
+    torch.manual_seed(0)
+    model = PaSST(PaSSTConfig(classes=3, dim=64, depth=1, heads=1, frames=200))
+    torch.save(_official(model), tmp_path / "passt.pt")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    options = ("--model", "passt", "-o", tmp_path / "bundle", "--classes", tmp_path / "classes.txt")
+    done = call("audio", "models", "import", tmp_path / "passt.pt", *options, "--set", "frames=200")
+    assert done.code == 0, done.err
+    tagger = load_tagger(str(tmp_path / "bundle"))
+    x = torch.randn(1, 150, 128)
+    with torch.no_grad():
+        assert torch.equal(tagger.model(x).clip, model.eval()(x).clip)
+
+
+def _official(model):
+    """The model's tensors under the names of the published checkpoints."""
+    names = {
+        "embeddings.projection.": "patch_embed.proj.",
+        "embeddings.": "",
+        "network.audio_spectrogram_transformer.layernorm.": "norm.",
+        "network.audio_spectrogram_transformer.layers.": "blocks.",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "attention.o_proj": "attn.proj",
+        "network.classifier.layernorm": "head.0",
+        "network.classifier.dense": "head.1",
+    }
+    state = {}
+    for name, tensor in model.state_dict().items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        state[name] = tensor
+    for kind in ("weight", "bias"):
+        parts = [state.pop(f"blocks.0.attention.{letter}_proj.{kind}") for letter in "qkv"]
+        state[f"blocks.0.attn.qkv.{kind}"] = torch.cat(parts)
+    return {**state, "head_dist.weight": torch.zeros(3, 64), "head_dist.bias": torch.zeros(3)}
