@@ -31,7 +31,7 @@ def stages():
 
 @pytest.fixture(scope="session")
 def imports():
-    return grimp.build_graph("pentad.core", "pentad.medical", cache_dir=None)
+    return grimp.build_graph("pentad.core", "pentad.medical", "pentad.nlp", cache_dir=None)
 
 
 def source_of(module):

@@ -81,7 +81,9 @@ def evaluate(
 
 @app.command()
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="Folders or files of TXT, CSV, TSV, JSONL or CoNLL.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Folders or files of TXT, CSV, TSV, JSONL or CoNLL, or a case table.")
+    ],
     out: options.Out,
     model: Model,
     text: Annotated[str, typer.Option(help="Column of the text in CSV, TSV and JSONL.")] = "text",
@@ -93,6 +95,7 @@ def predict(
     outputs: Annotated[str, typer.Option(help="What to write beside predictions.jsonl: page or nothing.")] = "page",
     device: options.Device = "auto",
     offline: options.Offline = False,
+    split: options.Split = "",
     run: options.Run = "",
     resume: options.Resume = "",
     overwrite: options.Overwrite = False,
@@ -124,7 +127,7 @@ def predict(
         json_lines=json_lines,
     )
     stream = StreamConfig(text=text, quoting=quoting, whole=whole, chunk_bytes=chunk_kib * 1024)
-    request = PredictRequest(tuple(inputs), model, stream, outputs, device, offline)
+    request = PredictRequest(tuple(inputs), model, stream, outputs, device, offline, split)
     raise typer.Exit(predict(request, batch, only_say=dry_run))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,8 @@ def evaluate(
             return _entity_row(document, one, kinds)
         return _class_row(document, one, predictor.settings.labels)
 
+    # A line a document would bury what matters; what failed is still told.
+    logging.getLogger("pentad.core.evaluation").setLevel(logging.WARNING)
     rows = evaluate_cases(cases, score)
     documents = [from_case(case) for case in cases if case.id in found]
     predictions = [found[document.id] for document in documents]

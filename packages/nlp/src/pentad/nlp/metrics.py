@@ -39,10 +39,12 @@ def entity_counts(wanted: Sequence[str], given: Sequence[str], kinds: Sequence[s
             scheme: dict.fromkeys(("all", *kinds), nothing) for scheme in ("strict", "partial", "exact", "ent_type")
         }
     found = Evaluator([list(wanted)], [list(given)], tags=list(kinds), loader="list").evaluate()
+    nothing, by_kind = np.zeros(len(COUNTS)), found["entities"]
     return {
         scheme: {
             "all": _numbers(result),
-            **{kind: _numbers(found["entities"][kind][scheme]) for kind in kinds},
+            # A type that the sentence does not hold is not in the answer.
+            **{kind: _numbers(by_kind[kind][scheme]) if kind in by_kind else nothing for kind in kinds},
         }
         for scheme, result in found["overall"].items()
     }
