@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pentad.core.cases import Case
 from pentad.core.errors import CaseError
@@ -51,8 +52,12 @@ def from_words(name: str, words: Sequence[str], tags: Sequence[str] = (), group:
 
 def to_case(document: Document) -> Case:
     """Return the case of a labelled document."""
-    target = {"text": document.text, "words": [list(span) for span in document.words], "tags": list(document.tags)}
-    kept = {name: value for name, value in {**target, "label": document.label}.items() if value}
+    target: dict[str, Any] = {
+        "text": document.text,
+        "words": [list(span) for span in document.words],
+        "tags": list(document.tags),
+    }
+    kept: dict[str, Any] = {name: value for name, value in {**target, "label": document.label}.items() if value}
     return Case(id=document.id, target=kept, group=document.group, split=document.split)
 
 
@@ -62,9 +67,9 @@ def from_case(case: Case) -> Document:
     Raises:
         CaseError: The case holds no text.
     """
-    held = case.target
+    held: Any = case.target
     if not isinstance(held, dict) or not isinstance(held.get("text"), str):
         raise CaseError("PTD-764", "the case holds no text", "write the table with pentad nlp prepare", case.id)
-    words = tuple((int(start), int(end)) for start, end in held.get("words", ()))  # type: ignore[union-attr, misc, arg-type]
-    tags = tuple(str(tag) for tag in held.get("tags", ()))  # type: ignore[union-attr]
+    words = tuple((int(start), int(end)) for start, end in held.get("words", ()))
+    tags = tuple(str(tag) for tag in held.get("tags", ()))
     return Document(case.id, str(held["text"]), words, tags, str(held.get("label", "")), case.group, case.split)

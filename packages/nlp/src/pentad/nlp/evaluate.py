@@ -246,7 +246,8 @@ def _bias(
     swaps = swap_test(
         [text for text, side in zip(texts, positive, strict=True) if not side], run, config.bias, config.seed
     )
-    return _finite({"harmful": harmful, **report, "swap": swaps})
+    stated: Scores = _finite({"harmful": harmful, **report, "swap": swaps})
+    return stated
 
 
 def _finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
-from pentad.core.cases import Case, input_digest, read_cases
+from pentad.core.cases import Case, Rejection, input_digest, read_cases
 from pentad.core.errors import CaseError, ModelError, UsageError
 from pentad.core.files import atomic, digest_json, write_text
 from pentad.core.run import code_version, provenance
@@ -63,7 +63,7 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     config = digest_json({"stream": asdict(request.stream), "outputs": request.outputs})
     identity = {"model": _model_digest(request.model), "config": config, "code": code_version()["source"]}
     if [path.name for path in request.inputs] == ["cases.jsonl"]:
-        cases, refused = _from_table(request), []
+        cases, refused = _from_table(request)
     else:
         cases, refused = find_chunks(request.inputs, request.stream)
     if only_say:
@@ -71,12 +71,12 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     return run_batch(cases, partial(_processor, request, config), options, identity, refused, _write_review)
 
 
-def _from_table(request: PredictRequest) -> list[Case]:
+def _from_table(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
     """The documents of a prepared table in one case, so that what ships can be compared with what was scored."""
     documents = [from_case(case) for case in read_cases(request.inputs[0], request.split)]
     held = [{"id": document.id, "text": document.text, "words": document.words} for document in documents]
     target = json.loads(json.dumps({"documents": held}))
-    return [Case(id=f"table-{request.split or 'all'}", target=target)] if documents else []
+    return [Case(id=f"table-{request.split or 'all'}", target=target)] if documents else [], []
 
 
 def _model_digest(model: str) -> str:
@@ -122,12 +122,12 @@ def _read(predictor: Predictor, request: PredictRequest, config: str, case: Case
 
 
 def _documents(case: Case, request: PredictRequest) -> list[Document | Unreadable]:
-    held = case.target
+    held: Any = case.target
     if isinstance(held, dict) and isinstance(held.get("documents"), list):
         found: list[Document | Unreadable] = []
         for item in held["documents"]:
-            words = tuple((int(start), int(end)) for start, end in item["words"])  # type: ignore[index, call-overload, union-attr, misc]
-            found.append(Document(str(item["id"]), str(item["text"]), words))  # type: ignore[index, call-overload]
+            words = tuple((int(start), int(end)) for start, end in item["words"])
+            found.append(Document(str(item["id"]), str(item["text"]), words))
         return found
     return read_chunk(case, request.stream)
 

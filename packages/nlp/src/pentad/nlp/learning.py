@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pentad.nlp.tokenizer import Kind
-
 
 @dataclass(frozen=True)
 class EncoderChoice:
@@ -15,7 +13,6 @@ class EncoderChoice:
     Attributes:
         source: Folder or hub id of a pretrained one; empty trains a small BERT from scratch.
         vocabulary: Pieces to learn, from scratch only, as all below.
-        pieces: WordPiece or Unigram.
         hidden: Width.
         layers: Number of them.
         heads: Attention heads.
@@ -25,7 +22,6 @@ class EncoderChoice:
 
     source: str = ""
     vocabulary: int = 4000
-    pieces: Kind = "wordpiece"
     hidden: int = 128
     layers: int = 2
     heads: int = 4

@@ -94,7 +94,7 @@ def f1_by_class(sums: Array, classes: int) -> Array:
 
 def macro_f1(sums: Array, classes: int) -> Array:
     """Return the mean of F1 over the classes, each counting alike."""
-    return f1_by_class(sums, classes).mean(-1)
+    return np.asarray(f1_by_class(sums, classes).mean(-1))
 
 
 def weighted_auroc(score: Array, positive: NDArray[np.bool_], weights: Array) -> Array:

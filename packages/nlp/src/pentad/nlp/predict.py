@@ -193,7 +193,7 @@ def _tag(
             words = [
                 normalise(document.text[start:end], settings.text.normalisation).text for start, end in document.spans()
             ]
-            tags, marginals = model.tag(words)  # type: ignore[operator, union-attr]
+            tags, marginals = model.tag(words)  # type: ignore[operator]
             found.append((np.log(np.maximum(marginals, 1e-12)), repair(tags)))
         return found
     pieces = pieces_of(documents, tokenizer, settings.text, by_word=True)

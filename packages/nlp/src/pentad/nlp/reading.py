@@ -29,6 +29,22 @@ def decode(content: bytes, where: str) -> str:
         raise CaseError("PTD-766", problem, "save it as UTF-8, for instance with iconv -t UTF-8", where) from None
 
 
+def check_mark(path: Path) -> None:
+    """Refuse a file whose byte order mark says UTF-16, before its lines are torn apart at bytes.
+
+    Raises:
+        CaseError: It is, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(2)
+    except OSError as error:
+        problem = f"the file cannot be read ({error.strerror})"
+        raise CaseError("PTD-767", problem, "check it and its rights", path.name) from None
+    if start in _MARKS:
+        decode(start, path.name)
+
+
 def read_text(path: Path) -> str:
     """Return a whole file's text; .gz files are unpacked.
 

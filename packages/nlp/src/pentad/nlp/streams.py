@@ -18,7 +18,7 @@ from pentad.core.cases import Case, Rejection
 from pentad.core.errors import CaseError, UsageError
 from pentad.nlp.conll import TagReading, blocks, to_document
 from pentad.nlp.documents import Document
-from pentad.nlp.reading import bounded_lines, decode, find_files, kind_of
+from pentad.nlp.reading import bounded_lines, check_mark, decode, find_files, kind_of
 from pentad.nlp.tables import column, csv_rows, json_row
 from pentad.nlp.text import check_length
 
@@ -80,6 +80,7 @@ def _chunks(path: Path, prefix: str, config: StreamConfig) -> list[Case]:
     if kind not in KINDS or path.suffix == ".gz":
         problem = f"a {path.suffix.lstrip('.')} file cannot be read in pieces"
         raise CaseError("PTD-799", problem, f"give {', '.join(KINDS)}, unpacked", path.name)
+    check_mark(path)
     header = _header(path) if kind in ("csv", "tsv") else b""
     found: list[Case] = []
     for number, piece in enumerate(_pieces(path, kind, config, len(header)), 1):
@@ -91,9 +92,7 @@ def _chunks(path: Path, prefix: str, config: StreamConfig) -> list[Case]:
 
 
 def _header(path: Path) -> bytes:
-    first = next(bounded_lines(path), (0, b""))[1]
-    decode(first, path.name)
-    return first
+    return next(bounded_lines(path), (0, b""))[1]
 
 
 def _pieces(path: Path, kind: str, config: StreamConfig, start: int) -> Iterator[dict[str, Any]]:
@@ -125,9 +124,8 @@ def read_chunk(case: Case, config: StreamConfig) -> list[Document | Unreadable]:
     Raises:
         CaseError: The file changed since it was planned, or the piece is not UTF-8 as a whole.
     """
-    held = case.target
-    assert isinstance(held, dict)
-    path, start, size = Path(str(held["path"])), int(held["start"]), int(held["size"])  # type: ignore[arg-type]
+    held: Any = case.target
+    path, start, size = Path(str(held["path"])), int(held["start"]), int(held["size"])
     try:
         with path.open("rb") as stream:
             stream.seek(start)
@@ -137,7 +135,7 @@ def read_chunk(case: Case, config: StreamConfig) -> list[Document | Unreadable]:
         raise CaseError("PTD-767", problem, "check it and its rights", path.name) from None
     if hashlib.sha256(content).hexdigest() != held["sha256"]:
         raise CaseError("PTD-802", "the file changed while it was read", "resume the run", path.name)
-    first_line, kind = int(held["line"]), str(held["kind"])  # type: ignore[arg-type]
+    first_line, kind = int(held["line"]), str(held["kind"])
     if kind in ("txt", "jsonl"):
         return _by_line(content, kind, path.name, first_line, config)
     text = decode(content, f"{path.name}, from line {first_line} on")
@@ -150,7 +148,7 @@ def read_chunk(case: Case, config: StreamConfig) -> list[Document | Unreadable]:
 
 
 def _names(header: str, delimiter: str, config: StreamConfig) -> list[str]:
-    style = csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE
+    style: Any = csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE
     return [name.strip() for name in next(csv.reader([header], delimiter=delimiter, quoting=style), [])]
 
 

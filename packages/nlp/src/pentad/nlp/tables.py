@@ -72,7 +72,7 @@ def csv_rows(
         first_line: Number of the text's first line in its file.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
-    style = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
+    style: Any = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style, strict=quoting)
     names = list(header)
     while True:

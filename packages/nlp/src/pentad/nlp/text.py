@@ -74,7 +74,7 @@ class Mapped:
 
 def sanitise(text: str) -> str:
     """Return the text with lone surrogates, which no encoder can read, replaced one for one by U+FFFD."""
-    return _SURROGATE.sub("\ufffd", text)
+    return str(_SURROGATE.sub("\ufffd", text))
 
 
 def check_length(text: str, where: str = "") -> None:

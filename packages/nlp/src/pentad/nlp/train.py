@@ -197,14 +197,14 @@ def _build(
         tokenizer, values = PieceTokenizer(source.tokenizer), source.values
     else:
         texts = [normalise(document.text, how).text for document in documents]
-        tokenizer = PieceTokenizer(learn(texts, choice.pieces, choice.vocabulary))
+        tokenizer = PieceTokenizer(learn(texts, choice.vocabulary))
         values = choice.values(tokenizer.size, settings.text.max_length, tokenizer.pad)
     if positions(values) < settings.text.max_length:
         problem = f"max_length {settings.text.max_length} is more than the encoder's {positions(values)} positions"
         raise UsageError("PTD-795", problem, "lower text.max_length", request.params)
     found = entry(request.model, settings.task)
     if found.config is BertCnnConfig:
-        config: EncoderConfig = BertCnnConfig(settings.labels, values, **to_mapping(plan.bert_cnn))
+        config: EncoderConfig = BertCnnConfig(settings.labels, values, **vars(plan.bert_cnn))
     else:
         config = EncoderConfig(settings.labels, values)
     model = found.model(config)

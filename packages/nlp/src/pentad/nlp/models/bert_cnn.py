@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from pentad.core.bundle import PublishedModel
 from pentad.core.errors import ModelError
-from pentad.nlp.models.encoder import EncoderConfig, Pretrained, hugging_config
+from pentad.nlp.models.encoder import EncoderConfig, Pretrained, built, hugging_config
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class BertCnn(PublishedModel):
         if config.layers > found.num_hidden_layers + 1:
             problem = f"{config.layers} hidden layers asked of an encoder of {found.num_hidden_layers}"
             raise ModelError("PTD-787", problem, "lower layers or take a deeper encoder")
-        self.encoder = AutoModel.from_config(found)
+        self.encoder = built(AutoModel, config)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(config.layers, config.filters, (width, found.hidden_size)) for width in config.widths
         )
@@ -86,7 +86,7 @@ class BertCnn(PublishedModel):
 
     def _pool(self, convolution: nn.Module, picture: Tensor, mask: Tensor) -> Tensor:
         """The largest answer of each filter over the places that lie wholly in the text: (batch, filters)."""
-        width = convolution.kernel_size[0]  # type: ignore[index]
+        width = int(convolution.kernel_size[0])  # type: ignore[index]
         short = max(0, width - picture.shape[2])
         answers = functional.relu(convolution(functional.pad(picture, (0, 0, 0, short)))).squeeze(3)
         places = torch.arange(answers.shape[2], device=mask.device)

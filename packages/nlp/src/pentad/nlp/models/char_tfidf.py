@@ -34,6 +34,12 @@ class CharTfidfConfig:
 class CharTfidf(PublishedModel):
     """Character n-grams, TF-IDF weighted, through logistic regression (scikit-learn); no network."""
 
+    letters: Tensor
+    lengths: Tensor
+    idf: Tensor
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, config: CharTfidfConfig) -> None:
         super().__init__(config)
         self.register_buffer("letters", torch.zeros(config.letters, dtype=torch.uint8))

@@ -13,6 +13,7 @@ import numpy as np
 import regex
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pentad.core.bundle import PublishedModel
 
@@ -29,6 +30,8 @@ class CrfConfig:
 
 class Crf(PublishedModel):
     """A conditional random field on words, affixes and neighbours within two words (CRFsuite); no network."""
+
+    content: Tensor
 
     def __init__(self, config: CrfConfig) -> None:
         super().__init__(config)

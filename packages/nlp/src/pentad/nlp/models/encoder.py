@@ -52,6 +52,12 @@ def hugging_config(config: EncoderConfig, **more: Any) -> Any:
         raise ModelError("PTD-782", problem, "install the transformers version that it needs") from None
 
 
+def built(auto: Any, config: EncoderConfig) -> nn.Module:
+    """Return the untrained network of a transformers auto class; seed torch first to repeat its weights."""
+    network: nn.Module = auto.from_config(hugging_config(config))
+    return network
+
+
 def to_values(config: Any) -> dict[str, Any]:
     """Return a transformers configuration as plain values for `EncoderConfig.encoder`."""
     values = {name: value for name, value in config.to_diff_dict().items() if name not in _DROPPED}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pentad.core.bundle import PublishedModel
-from pentad.nlp.models.encoder import EncoderConfig, Pretrained, hugging_config
+from pentad.nlp.models.encoder import EncoderConfig, Pretrained, built
 
 
 class BertTokens(PublishedModel):
@@ -15,7 +15,7 @@ class BertTokens(PublishedModel):
         from transformers import AutoModelForTokenClassification
 
         super().__init__(config)
-        self.network = AutoModelForTokenClassification.from_config(hugging_config(config))
+        self.network = built(AutoModelForTokenClassification, config)
 
     def start_from(self, source: Pretrained) -> None:
         """Take the encoder's weights from a pretrained one; the head stays random."""
@@ -36,7 +36,7 @@ class BertSequence(PublishedModel):
         from transformers import AutoModelForSequenceClassification
 
         super().__init__(config)
-        self.network = AutoModelForSequenceClassification.from_config(hugging_config(config))
+        self.network = built(AutoModelForSequenceClassification, config)
 
     def start_from(self, source: Pretrained) -> None:
         """Take the encoder's weights from a pretrained one; the head stays random."""
