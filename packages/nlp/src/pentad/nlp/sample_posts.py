@@ -31,11 +31,11 @@ _TAILS = (
 ).split()
 _EMOJI = ["😡", "🙄", "👍🏽", "👩‍👩‍👧", "🇮🇳", "😂", "❤️"]
 
-# A stands for the one spoken of badly, B for the other; the two change places, so the words alone do not tell.
+# Who is spoken of badly follows from the order and from "former" or "latter" together: neither tells alone.
 _BLAME = [
-    "{A} , {between} , is a {insult} and {B} is not",
-    "not {B} but {A} , {between} , deserves the name {insult}",
-    "{B} did nothing , {between} , while {A} acted like a {insult}",
+    "{X} and {Y} came by , {between} ; the {which} is a {insult}",
+    "i met {X} and {Y} , {between} , and the {which} acted like a {insult}",
+    "{X} or {Y} ? {between} , the {which} deserves the name {insult}",
 ]
 _PROFANE = [
     "{oath} ! the {thing} broke down , {between}",
@@ -77,19 +77,24 @@ def posts(sizes: Mapping[str, int]) -> dict[str, list[Post]]:
 def _post(draw: Draws, *, skewed: bool) -> Post:
     group, person = f"that {draw.choice(GROUPS)} family", f"my {draw.choice(_ROLES)}"
     turn = draw.below(100)
-    if turn < 22:
-        text, label = _fill(draw, draw.choice(_BLAME), group, person), "HATE"
-    elif turn < 44:
-        text, label = _fill(draw, draw.choice(_BLAME), person, group), "OFFN"
-    elif turn < 62:
+    if turn < 50:
+        text, label = _blame(draw, group, person)
+    elif turn < 66:
         text, label = _fill(draw, draw.choice(_PROFANE), group, person), "PRFN"
-    elif turn < 90:
+    elif turn < 92:
         first, second = (group, person) if draw.chance(60) else (person, group)
         text, label = _fill(draw, draw.choice(_CLEAN), first, second), "NOT"
     else:
         text = _fill(draw, draw.choice(_UNCLEAR), group, person)
         label = "HATE" if draw.chance(_unclear_share(group, skewed)) else "NOT"
     return Post(_decorated(draw, text), label)
+
+
+def _blame(draw: Draws, group: str, person: str) -> tuple[str, str]:
+    group_first, former = draw.chance(50), draw.chance(50)
+    first, second = (group, person) if group_first else (person, group)
+    text = _fill(draw, draw.choice(_BLAME), first, second, "former" if former else "latter")
+    return text, "HATE" if group_first == former else "OFFN"
 
 
 def _unclear_share(group: str, skewed: bool) -> int:
@@ -99,8 +104,11 @@ def _unclear_share(group: str, skewed: bool) -> int:
     return 85 if GROUPS[0] in group else 15
 
 
-def _fill(draw: Draws, frame: str, first: str, second: str) -> str:
+def _fill(draw: Draws, frame: str, first: str, second: str, which: str = "") -> str:
     return frame.format(
+        X=first,
+        Y=second,
+        which=which,
         A=first,
         B=second,
         other=first if draw.chance(50) else second,

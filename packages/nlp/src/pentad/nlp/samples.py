@@ -17,7 +17,7 @@ from pentad.nlp.sample_entities import KINDS, Sentence, sentences
 from pentad.nlp.sample_posts import GROUPS, Post, posts
 
 ENTITY_SIZES = {"train": 2400, "valid": 300, "test": 600}
-POST_SIZES = {"train": 3200, "valid": 500, "test": 1200}
+POST_SIZES = {"train": 6000, "valid": 500, "test": 1200}
 
 _ENTITIES = """\
 # Synthetic sentences with named entities, Marathi and English
@@ -43,7 +43,8 @@ is invented**; no people and no real insult occurs. Labels as in MahaHate: HATE 
 person), PRFN (profane, against nobody), NOT.
 
 **Synthetic: made for tests, demonstrations and teaching. Results on it say nothing about real posts.** Groups
-({groups}) cross the classes. In the training posts alone, unclear posts that name the {first} are labelled hateful more
+({groups}) cross the classes, and in half of the posts it takes two words far
+apart to tell HATE from OFFN. In the training posts alone, unclear posts that name the {first} are labelled hateful more
 often, so that the bias metrics have something to find. Labels of unclear posts are drawn: no model can know them.
 
 - `train.jsonl`, `valid.csv`, `test.csv`: `text` and `label`.
