@@ -231,3 +231,12 @@ def test_the_hubs_own_save_and_load_keep_nested_tuples(tmp_path, model):
     again = Net.from_pretrained(tmp_path)
     assert again.config == model.config
     assert torch.equal(again(X), model.eval()(X))
+
+
+def test_further_files_stand_in_the_bundle_and_count_in_its_digests(tmp_path, model):
+    save(tmp_path / "bundle", model, extra={"tokenizer.json": "{}"})
+    bundle = load_bundle(tmp_path / "bundle", "medical", MODELS)
+    assert (bundle.folder / "tokenizer.json").read_text() == "{}"
+    (tmp_path / "bundle" / "tokenizer.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"PTD-503 .*tokenizer\.json is not as it was saved"):
+        load_bundle(tmp_path / "bundle", "medical", MODELS)

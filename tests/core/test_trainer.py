@@ -227,6 +227,19 @@ def test_marked_parameters_are_not_decayed():
     assert {group["weight_decay"]: group["params"] for group in groups} == {0.1: [model.weight], 0.0: [model.bias]}
 
 
+def test_a_marked_parameter_learns_at_its_share_of_the_rate(tmp_path):
+    models = [linear(), linear()]
+    models[1].load_state_dict(models[0].state_dict())
+    models[1].bias._learning_rate_scale = 0.5
+    moved = []
+    for place, model in enumerate(models):
+        before = model.bias.detach().clone()
+        config = replace(PLAIN, steps=1, learning_rate=0.1, momentum=0.0, clip_norm=0.0, weight_decay=0.0)
+        fit(model, Points(), squared_error, config, tmp_path / str(place))
+        moved.append(model.bias.detach() - before)
+    assert torch.allclose(moved[1], moved[0] / 2)
+
+
 def test_gradients_are_clipped_to_the_norm(tmp_path):
     model = linear()
     before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-DATASETS = {"audio/sounds", "medical/liver"}
+DATASETS = {"audio/sounds", "medical/liver", "nlp/entities", "nlp/posts"}
 
 
 @pytest.fixture(scope="session")

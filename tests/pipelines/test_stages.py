@@ -35,7 +35,8 @@ def stages():
 
 @pytest.fixture(scope="session")
 def imports():
-    return grimp.build_graph("pentad.audio", "pentad.core", "pentad.medical", cache_dir=None)
+    domains = sorted(path.name for path in (ROOT / "packages").iterdir() if (path / "pyproject.toml").is_file())
+    return grimp.build_graph(*(f"pentad.{domain}" for domain in domains), cache_dir=None)
 
 
 def source_of(module):

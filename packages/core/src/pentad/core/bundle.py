@@ -92,6 +92,7 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
     card: str,
     provenance: Mapping[str, Any],
     licences: Mapping[str, str] | None = None,
+    extra: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> str:
     """Write the model as a folder that `load_bundle` takes, whole or not at all, and return its digest.
@@ -105,6 +106,7 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
         card: The model card's text in Markdown.
         provenance: What `pentad.core.run.provenance` returns.
         licences: Of 'code', 'weights' and 'data'; one not given reads 'not stated'.
+        extra: Further JSON files by name, such as 'tokenizer.json', with their text; their digests count too.
         overwrite: Replace a bundle that is there; anything else is never replaced.
 
     Raises:
@@ -119,13 +121,15 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
             write_json(part / CONFIG, configuration.to_mapping(getattr(model, "config")))  # noqa: B009 - any module
             write_tensors(part / WEIGHTS, own_tensors(model))
             write_text(part / CARD, card.rstrip() + "\n")
+            for file, text in (extra or {}).items():
+                write_text(part / file, text)
             manifest = {
                 "format": FORMAT,
                 "domain": domain,
                 "model": name,
                 "settings": dict(settings),
                 # The card is left out: its words may be mended without making another model of it.
-                "files": {file: digest_file(part / file) for file in (WEIGHTS, CONFIG)},
+                "files": {file: digest_file(part / file) for file in (WEIGHTS, CONFIG, *(extra or {}))},
                 "provenance": dict(provenance),
                 "licences": {kind: (licences or {}).get(kind, "not stated") for kind in LICENCES},
             }
@@ -238,8 +242,8 @@ def _checked_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     body = {key: value for key, value in manifest.items() if key != "digest"}
     damaged = [] if digest_json(body) == manifest.get("digest") else [MANIFEST]
-    for file in (WEIGHTS, CONFIG):
-        path = folder / file
+    for file in dict.fromkeys((WEIGHTS, CONFIG, *manifest["files"])):
+        path = folder / Path(file).name  # a manifest from elsewhere must not lead out of its folder
         if not path.is_file():
             raise ModelError("PTD-503", f"{file} is missing", "fetch the bundle again", folder)
         if not damaged and digest_file(path) != manifest["files"].get(file):
@@ -258,7 +262,7 @@ def _find(source: str, *, offline: bool, revision: str | None) -> Path:
         raise ModelError("PTD-500", "no such folder", "give the folder of a bundle, or OWNER/NAME on the hub", source)
     try:
         found = huggingface_hub.snapshot_download(
-            source, revision=revision, allow_patterns=[WEIGHTS, CONFIG, MANIFEST, CARD], local_files_only=offline
+            source, revision=revision, allow_patterns=[WEIGHTS, "*.json", CARD], local_files_only=offline
         )
     except Exception as error:  # the client passes on whatever its transport raises
         log.debug("cannot fetch %s", source, exc_info=True)

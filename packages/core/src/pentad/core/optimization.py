@@ -86,15 +86,24 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimizer over all trainable parameters; those marked `_no_weight_decay` are not decayed."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kept = [parameter for parameter in trainable if getattr(parameter, "_no_weight_decay", False)]
-    marked = {id(parameter) for parameter in kept}
-    decayed = [parameter for parameter in trainable if id(parameter) not in marked]
+    """Return the optimizer over all trainable parameters.
+
+    Those marked with the attribute `_no_weight_decay` are not decayed; the attribute `_learning_rate_scale` multiplies
+    the learning rate of those that carry it, as layer-wise decay asks for.
+    """
+    gathered: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
+        kept = bool(getattr(parameter, "_no_weight_decay", False))
+        scale = float(getattr(parameter, "_learning_rate_scale", 1.0))
+        gathered.setdefault((kept, scale), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((decayed, config.weight_decay), (kept, 0.0))
-        if parameters
+        {
+            "params": gathered[kept, scale],
+            "weight_decay": 0.0 if kept else config.weight_decay,
+            "lr": config.learning_rate * scale,
+            "scale": scale,
+        }
+        for kept, scale in sorted(gathered)
     ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)

@@ -208,7 +208,7 @@ class _Run:
         """Take one optimizer step."""
         config = self.config
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, self.step)
+            group["lr"] = learning_rate(config, self.step) * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
         for part in range(config.accumulate):

@@ -1,0 +1,185 @@
+"""The command ``pentad nlp``: thin verbs over the stages, with nothing heavy imported before it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pentad.core import options
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Find entities in text, and hateful posts.\n\nFor instance: pentad nlp predict TEXTS/ -o OUT --model BUNDLE",
+)
+models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
+app.add_typer(models_app, name="models")
+
+Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
+Model = Annotated[str, typer.Option(help="Bundle folder, or OWNER/NAME on the hub.")]
+
+
+@app.command()
+def prepare(
+    raw: Annotated[Path, typer.Argument(help="Folder or file: CoNLL, L3Cube, CSV, TSV, JSONL, Parquet or XLSX.")],
+    out: options.Out,
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006  (typer reads the default, nothing changes it)
+    dry_run: options.DryRun = False,
+    overwrite: options.Overwrite = False,
+    accept_refused: Annotated[
+        bool, typer.Option("--accept-refused", help="Exit with 0, not 3, although some documents were refused.")
+    ] = False,
+) -> None:
+    """Check labelled texts, look for near-duplicates across splits and write the case table."""
+    from pentad.core.config import load_params
+    from pentad.nlp.ingest import PrepareConfig, prepare
+
+    config = load_params(params, "prepare", PrepareConfig, override)
+    done = prepare(raw, out, config, dry_run=dry_run, overwrite=overwrite)
+    typer.echo(done.text)
+    raise typer.Exit(3 if done.refused and not accept_refused else 0)
+
+
+@app.command()
+def train(
+    table: Table,
+    model: Annotated[str, typer.Option(help="Name of a model; see pentad nlp models list.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the history.")],
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --run, if there is one.")] = False,
+    overwrite: options.Overwrite = False,
+    offline: options.Offline = False,
+) -> None:
+    """Train a model, calibrate it and write its bundle."""
+    from pentad.nlp.train import TrainRequest, train
+
+    typer.echo(train(TrainRequest(table, model, out, run, params, tuple(override), resume, overwrite, offline)))
+
+
+@app.command()
+def evaluate(
+    table: Table,
+    model: Model,
+    out: options.Out,
+    split: options.Split = "test",
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+    device: options.Device = "auto",
+) -> None:
+    """Score a model on labelled documents: a row a document, intervals, calibration and bias."""
+    from pentad.nlp.evaluate import evaluate
+
+    text, failed = evaluate(table, split, model, out, params, override, device)
+    typer.echo(text)
+    raise typer.Exit(3 if failed else 0)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Folders or files of TXT, CSV, TSV, JSONL or CoNLL, or a case table.")
+    ],
+    out: options.Out,
+    model: Model,
+    text: Annotated[str, typer.Option(help="Column of the text in CSV, TSV and JSONL.")] = "text",
+    quoting: Annotated[bool, typer.Option(help="Whether quotes hold the fields of CSV and TSV together.")] = True,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Take a TXT file as one document, not each of its lines.")
+    ] = False,
+    chunk_kib: Annotated[int, typer.Option(min=1, help="Kibibytes of a file that make one unit of work.")] = 1024,
+    outputs: Annotated[str, typer.Option(help="What to write beside predictions.jsonl: page or nothing.")] = "page",
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    split: options.Split = "",
+    run: options.Run = "",
+    resume: options.Resume = "",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    workers: options.Workers = 1,
+    shard: options.Shard = "1/1",
+    strict: options.Strict = False,
+    max_failures: options.MaxFailures = 0,
+    case_timeout: options.CaseTimeout = 0.0,
+    json_lines: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Read every text below the inputs; one bad line or file never stops the rest."""
+    from pentad.core.batch import BatchOptions
+    from pentad.nlp.infer import PredictRequest, predict
+    from pentad.nlp.streams import StreamConfig
+
+    batch = BatchOptions(
+        out=out,
+        run=run,
+        resume=resume,
+        overwrite=overwrite,
+        workers=workers,
+        shard=shard,
+        strict=strict,
+        max_failures=max_failures,
+        case_timeout=case_timeout,
+        quiet=quiet,
+        json_lines=json_lines,
+    )
+    stream = StreamConfig(text=text, quoting=quoting, whole=whole, chunk_bytes=chunk_kib * 1024)
+    request = PredictRequest(tuple(inputs), model, stream, outputs, device, offline, split)
+    raise typer.Exit(predict(request, batch, only_say=dry_run))
+
+
+@app.command()
+def report(
+    table: Table,
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
+    ],
+    out: options.Out,
+    predictions: Annotated[Path | None, typer.Option(help="Run folder of predict, to check what shipped.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder with the models' training histories.")] = None,
+) -> None:
+    """Put models side by side with paired differences, calibration and bias, and write the page."""
+    from pentad.nlp.report import report
+
+    typer.echo(report(table, evaluations, out, predictions=predictions, runs=runs))
+
+
+@models_app.command("list")
+def list_models(
+    json_lines: options.Json = False,
+) -> None:
+    """List the architectures."""
+    import inspect
+    import json
+
+    from pentad.nlp.models import MODELS
+
+    for name, found in MODELS.items():
+        summary = (inspect.getdoc(found.model) or "").partition("\n")[0]
+        line = {"name": name, "task": found.task, "summary": summary, "licence": "Apache-2.0"}
+        typer.echo(json.dumps(line) if json_lines else f"{name:<14} {found.task:<9} {summary}")
+
+
+@models_app.command("show")
+def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
+    """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
+    import json
+
+    from pentad.core.bundle import read_manifest
+
+    typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))
+
+
+@models_app.command("import")
+def import_model(
+    weights: Annotated[Path, typer.Argument(help="A 4-bit file of multilingual-e5-small (e5-small-q4.bin).")],
+    tokenizer: Annotated[Path, typer.Option(help="The encoder's tokenizer.json.")],
+    out: options.Out,
+) -> None:
+    """Unpack an encoder's 4-bit file into a folder that `encoder.source` takes."""
+    from pentad.nlp.four_bit import unpack
+
+    typer.echo(unpack(weights, tokenizer, out))

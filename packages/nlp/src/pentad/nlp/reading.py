@@ -1,0 +1,112 @@
+"""Bytes to text, strictly: UTF-8 or one sentence, no guessing, no line without end."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pentad.core.errors import CaseError
+
+MAX_LINE_BYTES = 16_000_000
+"""Longest line of a file, its break included."""
+
+_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def decode(content: bytes, where: str) -> str:
+    """Return the text of UTF-8 bytes, without a byte order mark.
+
+    Raises:
+        CaseError: The bytes are of another encoding; the sentence says at which byte.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = _MARKS.get(content[:2], "not UTF-8")
+        problem = f"{found} (byte {error.start} of it)"
+        raise CaseError("PTD-766", problem, "save it as UTF-8, for instance with iconv -t UTF-8", where) from None
+
+
+def check_mark(path: Path) -> None:
+    """Refuse a file whose byte order mark says UTF-16, before its lines are torn apart at bytes.
+
+    Raises:
+        CaseError: It is, or it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(2)
+    except OSError as error:
+        problem = f"the file cannot be read ({error.strerror})"
+        raise CaseError("PTD-767", problem, "check it and its rights", path.name) from None
+    if start in _MARKS:
+        decode(start, path.name)
+
+
+def read_text(path: Path) -> str:
+    """Return a whole file's text; .gz files are unpacked.
+
+    Raises:
+        CaseError: The file cannot be read, is damaged, or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or "damaged"
+        raise CaseError("PTD-767", f"the file cannot be read ({reason})", "fetch it again", path.name) from None
+    return decode(content, path.name)
+
+
+def kind_of(path: Path) -> str:
+    """Return the format that a file's name stands for: 'csv' for 'posts.csv.gz'; empty where it is none of ours."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] == [".gz"]:
+        suffixes.pop()
+    return _KINDS.get(suffixes[-1] if suffixes else "", "")
+
+
+_KINDS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".xlsx": "xlsx",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".bio": "conll",
+    ".txt": "txt",
+}
+
+
+def find_files(root: Path) -> list[Path]:
+    """Return the data files below a folder in order of their names, or the file itself."""
+    if root.is_file():
+        return [root]
+    inner = (path for path in root.rglob("*") if path.is_file() and kind_of(path))
+    return sorted(path for path in inner if not any(part.startswith(".") for part in path.relative_to(root).parts))
+
+
+def bounded_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield the offset and bytes of each line of a file, in constant memory.
+
+    Raises:
+        CaseError: A line is longer than `MAX_LINE_BYTES`, or the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            stream.seek(start)
+            position = start
+            while line := stream.readline(MAX_LINE_BYTES):
+                if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    problem = f"the line at byte {position} is longer than {MAX_LINE_BYTES} bytes"
+                    raise CaseError("PTD-768", problem, "break it into documents, a line each", path.name)
+                yield position, line
+                position += len(line)
+    except OSError as error:
+        problem = f"the file cannot be read ({error.strerror})"
+        raise CaseError("PTD-767", problem, "check it and its rights", path.name) from None

@@ -1,0 +1,147 @@
+"""Rows with named columns: CSV and TSV, JSON Lines, Parquet and XLSX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pentad.core.errors import CaseError, nearest
+from pentad.nlp.reading import MAX_LINE_BYTES, kind_of, read_text
+
+Row = dict[str, Any]
+
+
+def rows(path: Path, *, quoting: bool = True) -> Iterator[tuple[str, Row | CaseError]]:
+    """Yield where each row stands and its values by column, or why the row cannot be used.
+
+    Args:
+        path: A file of any of the formats, by its name.
+        quoting: Whether quotes in CSV and TSV hold fields together; OLID's are literal.
+
+    Raises:
+        CaseError: The whole file cannot be used.
+    """
+    kind = kind_of(path)
+    if kind == "jsonl":
+        yield from _json_rows(read_text(path), path.name)
+    elif kind == "parquet":
+        yield from _parquet_rows(path)
+    elif kind == "xlsx":
+        yield from _sheet_rows(path)
+    else:
+        yield from csv_rows(read_text(path), path.name, "\t" if kind == "tsv" else ",", quoting=quoting)
+
+
+def column(row: Row, name: str, where: str) -> str:
+    """Return a column's text.
+
+    Raises:
+        CaseError: There is no such column, or it is empty.
+    """
+    if name not in row:
+        problem = f"no column '{name}'{nearest(name, row)}"
+        raise CaseError("PTD-772", problem, f"name one of: {', '.join(map(str, row))[:200]}", where)
+    value = row[name]
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise CaseError("PTD-773", f"the column '{name}' is empty", "fill it, or leave the row out", where)
+    # A spreadsheet holds 1 as 1.0.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def csv_rows(
+    text: str,
+    where: str,
+    delimiter: str = ",",
+    *,
+    quoting: bool = True,
+    header: Sequence[str] = (),
+    first_line: int = 1,
+) -> Iterator[tuple[str, Row | CaseError]]:
+    """Yield the rows of CSV text, as `rows` does.
+
+    Args:
+        text: The lines.
+        where: The file's name.
+        delimiter: Between fields.
+        quoting: Whether quotes hold fields together.
+        header: The columns where the text begins behind them.
+        first_line: Number of the text's first line in its file.
+    """
+    csv.field_size_limit(MAX_LINE_BYTES)
+    style: Any = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style, strict=quoting)
+    names = list(header)
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            place = f"{where}, line {first_line + reader.line_num - 1}"
+            yield place, CaseError("PTD-774", f"not CSV ({error})", "correct the quotes of the row", place)
+            continue
+        place = f"{where}, line {first_line + reader.line_num - 1}"
+        if not names:
+            names = [cell.strip() for cell in cells]
+        elif cells and len(cells) != len(names):
+            problem = f"{len(cells)} fields where the header has {len(names)}"
+            yield place, CaseError("PTD-770", problem, "quote fields that hold the separator", place)
+        elif cells:
+            yield place, dict(zip(names, cells, strict=True))
+
+
+def json_row(line: str, where: str) -> Row | CaseError:
+    """Return the object of one line of JSON, or why it is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return CaseError("PTD-775", "not JSON", "write one JSON object a line", where)
+    if not isinstance(value, dict):
+        return CaseError("PTD-775", f"a {type(value).__name__}, no JSON object", "write one JSON object a line", where)
+    return value
+
+
+def _json_rows(text: str, where: str) -> Iterator[tuple[str, Row | CaseError]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            place = f"{where}, line {number}"
+            yield place, json_row(line, place)
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Row | CaseError]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches(1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path.name}, row {number}", row
+    except (pyarrow.ArrowException, OSError):
+        raise CaseError("PTD-776", "no readable Parquet file", "write it again", path.name) from None
+
+
+def _sheet_rows(path: Path) -> Iterator[tuple[str, Row | CaseError]]:
+    import zipfile
+
+    import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError, ValueError):
+        raise CaseError("PTD-776", "no readable XLSX file", "save the sheet again", path.name) from None
+    try:
+        cells = book.worksheets[0].iter_rows(values_only=True)
+        names = [str(cell).strip() if cell is not None else "" for cell in next(cells, ())]
+        for number, row in enumerate(cells, 2):
+            if any(cell is not None for cell in row):
+                yield f"{path.name}, row {number}", dict(zip(names, row, strict=False))
+    finally:
+        book.close()

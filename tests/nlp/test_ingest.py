@@ -1,0 +1,153 @@
+"""Reading labelled files: every layout, and one sentence for each thing that is wrong, while the rest goes on."""
+
+import gzip
+import json
+
+import openpyxl
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pentad.core.cases import read_cases
+from pentad.core.errors import NoInputError, UsageError
+from pentad.nlp.ingest import PrepareConfig, prepare, read_documents
+
+CLASSES = PrepareConfig("classes")
+ENTITIES = PrepareConfig("entities")
+ROWS = [("कसे आहात", "NOT"), ('x, "y"', "HATE")]
+
+
+def texts(folder, config=CLASSES):
+    documents, refused = read_documents(folder, config)
+    return [(document.text, document.label) for document in documents], [item.code for item in refused]
+
+
+def test_csv_jsonl_parquet_and_xlsx_say_the_same(tmp_path):
+    (tmp_path / "a.csv").write_text('text,label\nकसे आहात,NOT\n"x, ""y""",HATE\n')
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": t, "label": c}) + "\n" for t, c in ROWS))
+    columns = {"text": [t for t, _ in ROWS], "label": [c for _, c in ROWS]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "c.parquet")
+    book = openpyxl.Workbook()
+    for row in [("text", "label"), *ROWS]:
+        book.active.append(row)
+    book.save(tmp_path / "d.xlsx")
+    (tmp_path / "e.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    assert texts(tmp_path) == (ROWS * 5, [])
+
+
+def test_literal_quotes_are_read_with_quoting_off(tmp_path):
+    (tmp_path / "olid.tsv").write_text('id\ttext\tlabel\n1\t"half a quote\tOFF\n')
+    assert texts(tmp_path, PrepareConfig("classes", quoting=False)) == ([('"half a quote', "OFF")], [])
+
+
+def test_the_layout_of_mahaner_and_blank_lines_give_the_same_sentences(tmp_path):
+    (tmp_path / "a.tsv").write_text("words\tlabels\tsentence_id\nरिया\tBNEP\t1.0\nराव\tINEP\t1.0\nपुणे\tBNEL\t2.0\n")
+    (tmp_path / "b.conll").write_text("रिया\tB-NEP\nराव\tI-NEP\n\nपुणे\tB-NEL\n")
+    documents, refused = read_documents(tmp_path, PrepareConfig("entities", types=("NEP", "NEL")))
+    assert [document.tags for document in documents] == [("B-NEP", "I-NEP"), ("B-NEL",)] * 2
+    assert documents[0].text == "रिया राव"
+    assert refused == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "left"),
+    [
+        ("latin.csv", "text,label\nça va,NOT\n".encode("latin-1"), "PTD-766", 0),
+        ("utf16.csv", "text,label\na,NOT\n".encode("utf-16"), "PTD-766", 0),
+        ("ragged.csv", b"text,label\na,NOT\nb,NOT,more\nc,NOT\n", "PTD-770", 2),
+        ("empty.csv", b"text,label\n ,NOT\nc,NOT\n", "PTD-773", 1),
+        ("columns.csv", b"txt,label\nc,NOT\n", "PTD-772", 0),
+        ("half.jsonl", b'{"text": "a", "label": "NOT"}\n{"text": \n', "PTD-775", 1),
+        ("list.jsonl", b'["text"]\n{"text": "a", "label": "NOT"}\n', "PTD-775", 1),
+        ("no.parquet", b"PAR1", "PTD-776", 0),
+        ("no.xlsx", b"PK", "PTD-776", 0),
+        ("cut.csv.gz", gzip.compress(b"text,label\na,NOT\n")[:-4], "PTD-767", 0),
+        ("words.conll", b"a\tB-X\n", "PTD-781", 0),
+        ("long.jsonl", json.dumps({"text": "x" * 1_000_001, "label": "NOT"}).encode(), "PTD-760", 0),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_one_refusal_and_the_rest_goes_on(tmp_path, name, content, code, left):
+    (tmp_path / name).write_bytes(content)
+    found, codes = texts(tmp_path)
+    assert codes == [code]
+    assert len(found) == left
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("a\tO\n\tB-X\n\nb\tO\n", "PTD-769"),
+        ("a\tO\nb\n\nb\tO\n", "PTD-770"),
+        ("a\nb\n\nb\tO\n", "PTD-769"),
+        ("a\tI-X\n\nb\tO\n", "PTD-762"),
+        ("a\tB-Y\n\nb\tO\n", "PTD-771"),
+    ],
+)
+def test_what_is_wrong_with_a_sentence_is_one_refusal_and_the_rest_goes_on(tmp_path, content, code):
+    (tmp_path / "a.conll").write_text(content)
+    documents, refused = read_documents(tmp_path, PrepareConfig("entities", types=("X",)))
+    assert [item.code for item in refused] == [code]
+    assert [document.text for document in documents] == ["b"]
+
+
+def test_a_label_that_is_not_named_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,NOT\nb,NTO\n")
+    config = PrepareConfig("classes", labels={"NOT": "none"})
+    assert texts(tmp_path, config) == ([("a", "none")], ["PTD-771"])
+
+
+def test_near_duplicates_across_splits_are_reported_and_dropped_from_training_on_demand(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "train.csv").write_text("text,label\nThe quick brown fox jumps over it,NOT\nSomething else again,HATE\n")
+    (raw / "test.csv").write_text("text,label\n@you the quick brown fox JUMPS over it!!,NOT\n")
+    prepare(raw, tmp_path / "kept", CLASSES)
+    prepare(raw, tmp_path / "dropped", PrepareConfig("classes", duplicates="drop"))
+    assert json.loads((tmp_path / "kept" / "duplicates.jsonl").read_text())["similarity"] == 1.0
+    assert len(read_cases(tmp_path / "kept" / "cases.jsonl")) == 3
+    assert [case.id for case in read_cases(tmp_path / "dropped" / "cases.jsonl", "train")] == ["train-000002"]
+
+
+def test_files_go_to_the_splits_that_their_names_say(tmp_path):
+    for name in ("wnut17train.conll", "emerging.dev.conll", "x_valid.tsv", "test.conll"):
+        (tmp_path / name).write_text("a\tO\n")
+    documents, _ = read_documents(tmp_path, ENTITIES)
+    assert [document.split for document in documents] == ["val", "test", "train", "val"]
+
+
+def test_a_limit_takes_so_many_of_a_split(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "train.csv").write_text("text,label\n" + "".join(f"text number {n},NOT\n" for n in range(30)))
+    done = prepare(raw, tmp_path / "out", PrepareConfig("classes", limit={"train": 10}))
+    assert "10 train" in done.text
+
+
+def test_nothing_usable_is_said_with_the_first_reason(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n")
+    with pytest.raises(NoInputError, match="PTD-779"):
+        prepare(tmp_path, tmp_path / "out", CLASSES)
+
+
+def test_prepared_cases_are_not_replaced_unasked(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,NOT\nb,NOT\nc,NOT\n")
+    prepare(tmp_path, tmp_path / "out", CLASSES)
+    with pytest.raises(UsageError, match="PTD-778"):
+        prepare(tmp_path, tmp_path / "out", CLASSES)
+
+
+def test_a_name_in_prepare_files_that_is_not_there_is_said(tmp_path):
+    (tmp_path / "posts.csv").write_text("text,label\na,NOT\n")
+    with pytest.raises(UsageError, match=r"did you mean 'posts\.csv'"):
+        prepare(tmp_path, tmp_path / "out", PrepareConfig("classes", files={"train": ["post.csv"]}))
+
+
+@pytest.mark.real_data
+def test_the_real_marathi_files_are_read_without_a_refusal(real_data):
+    folder = real_data / "nlp" / "maha_ner"
+    if not folder.is_dir():
+        pytest.skip("no MahaNER here")
+    types = ("NEP", "NEL", "NEO", "NEM", "NETI", "NED", "ED")
+    documents, refused = read_documents(folder, PrepareConfig("entities", types=types, repair=True))
+    assert len(documents) == 1500 + 1500 + 999 + 1350
+    assert refused == []

@@ -1,0 +1,175 @@
+"""Models: every head learns sixteen examples by heart, padding changes nothing, bundles come back equal."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pentad.core.bundle import load_bundle, save_bundle
+from pentad.core.errors import ModelError, UsageError
+from pentad.core.optimization import TrainConfig, build_optimizer
+from pentad.core.run import seed_everything
+from pentad.nlp.learning import EncoderChoice
+from pentad.nlp.losses import balanced_weights, classification_loss
+from pentad.nlp.models import CLASSES, entry
+from pentad.nlp.models.bert_cnn import BertCnn, BertCnnConfig
+from pentad.nlp.models.char_tfidf import fit_char_tfidf
+from pentad.nlp.models.crf import fit_crf
+from pentad.nlp.models.encoder import EncoderConfig, find_pretrained, scale_learning_rates
+from pentad.nlp.models.heads import BertSequence, BertTokens
+
+SMALL = EncoderChoice(hidden=32, layers=3, heads=2, inner=64, dropout=0.0).values(50, 16, 0)
+LABELS = ("a", "b", "c")
+
+
+def make(name):
+    torch.manual_seed(0)
+    if name == "bert_cnn":
+        return BertCnn(BertCnnConfig(LABELS, SMALL, filters=8, dropout=0.0))
+    return {"bert_tokens": BertTokens, "bert_sequence": BertSequence}[name](EncoderConfig(LABELS, SMALL))
+
+
+@pytest.mark.parametrize("name", ["bert_tokens", "bert_sequence", "bert_cnn"])
+def test_sixteen_examples_are_learned_by_heart(name):
+    seed_everything(0)
+    model = make(name).train()
+    ids = torch.randint(5, 50, (16, 8))
+    mask = torch.ones_like(ids)
+    labels = torch.randint(0, 3, (16, 8) if name == "bert_tokens" else (16,))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(90):
+        loss = classification_loss(model(ids, mask), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (model.eval()(ids, mask).argmax(-1) == labels).all()
+
+
+@pytest.mark.parametrize("name", ["bert_tokens", "bert_sequence", "bert_cnn"])
+def test_padding_does_not_change_a_texts_logits(name):
+    model = make(name).eval()
+    ids = torch.randint(5, 50, (1, 3))
+    longer = torch.cat([ids, torch.zeros(1, 9, dtype=torch.long)], 1)
+    mask = torch.tensor([[1] * 3 + [0] * 9])
+    with torch.inference_mode():
+        alone, padded = model(ids, torch.ones_like(ids)), model(longer, mask)
+    padded = padded[:, :3] if name == "bert_tokens" else padded
+    assert torch.allclose(alone, padded, atol=1e-5)
+
+
+def test_a_bert_cnn_pools_each_filter_over_the_last_four_layers_as_the_formula_says():
+    model = make("bert_cnn").eval()
+    ids = torch.randint(5, 50, (1, 7))
+    with torch.no_grad():
+        hidden = model.encoder(input_ids=ids, output_hidden_states=True).hidden_states[-4:]
+        logits = model(ids, torch.ones_like(ids))
+    pooled = []
+    for convolution in model.convolutions:
+        width = convolution.kernel_size[0]
+        for filter_, bias in zip(convolution.weight, convolution.bias, strict=True):
+            answers = [
+                sum((filter_[layer] * hidden[layer][0, place : place + width]).sum() for layer in range(4)) + bias
+                for place in range(8 - width)
+            ]
+            pooled.append(torch.stack(answers).relu().max())
+    expected = model.dense(torch.stack(pooled))
+    assert torch.allclose(logits[0], expected, atol=1e-5)
+
+
+def test_the_published_sizes_have_160_filters():
+    found = BertCnnConfig(LABELS, SMALL)
+    assert (found.widths, found.filters * len(found.widths), found.layers) == ((1, 2, 3, 4, 5), 160, 4)
+
+
+def test_a_baseline_comes_back_from_its_bundle_with_the_same_scores(tmp_path):
+    texts = ["नमस्ते जग", "hello 👩‍👩‍👧 world", "नमस्ते तुला", "hello there"] * 3
+    model = fit_char_tfidf(texts, ["x", "y"] * 6, ["x", "y"], strength=1.0, features=50, balanced=False)
+    save_bundle(tmp_path / "b", model, domain="nlp", name="char_tfidf", settings={}, card="", provenance={})
+    again = load_bundle(tmp_path / "b", "nlp", CLASSES).model
+    assert np.array_equal(again.score(texts), model.score(texts))
+
+
+def test_the_two_class_baseline_is_scikit_learns_logistic_regression():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    texts = ["good day", "bad day", "good night", "bad night", "so good", "so bad"]
+    labels = ["x", "y"] * 3
+    model = fit_char_tfidf(texts, labels, ["x", "y"], strength=2.0, features=100, balanced=False)
+    matrix = (
+        vectorizer := TfidfVectorizer(analyzer="char", ngram_range=(2, 5), sublinear_tf=True, min_df=2)
+    ).fit_transform(texts)
+    expected = (
+        LogisticRegression(C=2.0, max_iter=1000).fit(matrix, labels).decision_function(vectorizer.transform(texts))
+    )
+    logits = model.score(texts)
+    assert np.allclose(logits[:, 1] - logits[:, 0], expected, atol=1e-4)
+
+
+def test_a_crf_comes_back_from_its_bundle_and_tags_what_it_learned(tmp_path):
+    words, tags = [["Mr", "Rao", "left"], ["she", "left", "Pune"]], [["O", "B-P", "O"], ["O", "O", "B-L"]]
+    model = fit_crf(words * 5, tags * 5, ["O", "B-P", "I-P", "B-L", "I-L"], l1=0.0, l2=0.01, rounds=30)
+    save_bundle(tmp_path / "b", model, domain="nlp", name="crf", settings={}, card="", provenance={})
+    found, marginals = load_bundle(tmp_path / "b", "nlp", CLASSES).model.tag(words[0])
+    assert found == tags[0]
+    assert np.allclose(marginals.sum(1), 1)
+
+
+def test_deeper_layers_learn_more_slowly_and_biases_are_not_decayed():
+    model = make("bert_sequence")
+    scale_learning_rates(model, 0.5, freeze_embeddings=True)
+    groups = build_optimizer(model, TrainConfig(steps=1, learning_rate=1.0, weight_decay=0.1)).param_groups
+    rates = {id(parameter): (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
+    by_name = {name: rates.get(id(parameter)) for name, parameter in model.network.named_parameters()}
+    assert by_name["classifier.weight"] == (1.0, 0.1)
+    assert by_name["bert.encoder.layer.2.attention.self.query.weight"] == (0.5, 0.1)
+    assert by_name["bert.encoder.layer.0.attention.self.query.bias"] == (0.125, 0.0)
+    assert by_name["bert.embeddings.word_embeddings.weight"] is None
+
+
+def test_the_focal_loss_is_cross_entropy_at_zero_and_looks_away_from_the_easy():
+    logits, labels = torch.tensor([[4.0, 0.0], [0.0, 0.5]]), torch.tensor([0, 0])
+    assert classification_loss(logits, labels, focal=1e-9) == pytest.approx(
+        classification_loss(logits, labels).item(), rel=1e-5
+    )
+    p = torch.softmax(logits, -1)[:, 0]
+    assert classification_loss(logits, labels, focal=2.0).item() == pytest.approx(
+        (-((1 - p) ** 2) * p.log()).mean().item()
+    )
+
+
+def test_balanced_weights_are_the_inverse_frequencies():
+    assert balanced_weights([0, 0, 0, 1], 2).tolist() == pytest.approx([4 / 6, 2.0])
+
+
+def test_a_missing_encoder_says_what_to_put_where(tmp_path):
+    with pytest.raises(ModelError, match=r"PTD-784 .*config\.json, model\.safetensors and tokenizer\.json"):
+        find_pretrained(str(tmp_path / "nothing"))
+    with pytest.raises(ModelError, match=r"PTD-784 .*into a folder and give its path"):
+        find_pretrained("l3cube-pune/marathi-bert-v2-not-there", offline=True)
+
+
+def test_a_folder_without_a_tokenizer_says_so(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 16}')
+    with pytest.raises(ModelError, match=r"PTD-785 .*put tokenizer\.json beside"):
+        find_pretrained(str(tmp_path))
+
+
+def test_models_of_another_task_or_name_are_refused():
+    with pytest.raises(ModelError, match="did you mean 'bert_cnn'"):
+        entry("bert_cn", "classes")
+    with pytest.raises(ModelError, match="choose one of bert_tokens, crf"):
+        entry("bert_cnn", "entities")
+
+
+def test_more_layers_than_the_encoder_has_are_refused():
+    with pytest.raises(ModelError, match="PTD-787"):
+        BertCnn(BertCnnConfig(LABELS, SMALL, layers=5))
+
+
+def test_a_stride_as_wide_as_the_window_is_refused():
+    from pentad.nlp.dataset import TextConfig
+
+    with pytest.raises(UsageError, match="PTD-790"):
+        replace(TextConfig(), max_length=34, stride=32)
