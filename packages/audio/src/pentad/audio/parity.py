@@ -70,10 +70,11 @@ def passt(spec: Mapping[str, Any], dtype: torch.dtype) -> Rows:
         extra["mel"] = features.transpose(1, 2)[:, None]
     else:
         features = features[:, 0].transpose(1, 2)
-    # The official code cuts what exceeds its positions; here a caller has to.
-    features = features[:, : model.longest]
     with torch.no_grad():
-        scores = model(features)
+        # The official code cuts what exceeds its positions, after the convolution; here a caller has to.
+        scores = model(features[:, : model.longest])
+        if features.shape[1] > model.longest:
+            extra["patch_embed"] = model.embeddings.projection(features.transpose(1, 2)[:, None])
     found = _Found(scores.clip, {**stages, **extra, "features": scores.embedding}, _count(model))
     return _rows(spec, found, TOLERANCE[dtype])
 
