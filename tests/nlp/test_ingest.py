@@ -61,7 +61,7 @@ def test_the_layout_of_mahaner_and_blank_lines_give_the_same_sentences(tmp_path)
         ("list.jsonl", b'["text"]\n{"text": "a", "label": "NOT"}\n', "PTD-775", 1),
         ("no.parquet", b"PAR1", "PTD-776", 0),
         ("no.xlsx", b"PK", "PTD-776", 0),
-        ("cut.csv.gz", gzip.compress(b"text,label\na,NOT\n")[:-4], "PTD-767", 0),
+        ("cut.csv.gz", gzip.compress(b"text,label\na,NOT\n", mtime=0)[:-4], "PTD-767", 0),
         ("words.conll", b"a\tB-X\n", "PTD-781", 0),
         ("long.jsonl", json.dumps({"text": "x" * 1_000_001, "label": "NOT"}).encode(), "PTD-760", 0),
     ],
