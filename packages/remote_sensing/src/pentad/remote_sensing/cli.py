@@ -75,3 +75,50 @@ def evaluate(
     text, failed = evaluate(table, split, model, out, params, override, device)
     typer.echo(text)
     raise typer.Exit(3 if failed else 0)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="Before and after; or a folder of pairs; or a case table.")],
+    out: options.Out,
+    model: Model,
+    split: options.Split = "",
+    params: Annotated[
+        Path | None, typer.Option(help="A params.yaml with the threshold (evaluate) and the polygons (predict).")
+    ] = None,
+    warp: Annotated[bool, typer.Option("--warp", help="Warp the second date onto the first one's grid.")] = False,
+    unplaced: Annotated[
+        bool, typer.Option("--unplaced", help="Accept rasters that do not say where they lie.")
+    ] = False,
+    device: options.Device = "auto",
+    run: options.Run = "",
+    resume: options.Resume = "",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    workers: options.Workers = 1,
+    shard: options.Shard = "1/1",
+    strict: options.Strict = False,
+    max_failures: options.MaxFailures = 0,
+    case_timeout: options.CaseTimeout = 0.0,
+    json_lines: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Map the change in every pair; one bad pair never stops the rest."""
+    from pentad.core.batch import BatchOptions
+    from pentad.remote_sensing.infer import PredictRequest, predict
+
+    batch = BatchOptions(
+        out=out,
+        run=run,
+        resume=resume,
+        overwrite=overwrite,
+        workers=workers,
+        shard=shard,
+        strict=strict,
+        max_failures=max_failures,
+        case_timeout=case_timeout,
+        quiet=quiet,
+        json_lines=json_lines,
+    )
+    request = PredictRequest(tuple(inputs), model, split, params, warp, unplaced, device)
+    raise typer.Exit(predict(request, batch, only_say=dry_run))

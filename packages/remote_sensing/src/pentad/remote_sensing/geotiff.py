@@ -6,6 +6,7 @@ Specifications: TIFF 6.0 (Adobe, 1992) and GeoTIFF 1.1 (OGC 19-008r4), of which 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ def geotiff(image: NDArray[np.generic], place: Place, nodata: int | None = None)
     rows, columns, bands = pixels.shape
     stored = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder("<")))
     bits = stored.dtype.itemsize * 8
-    tags: list[tuple[int, int, list[float] | str]] = [
+    tags: list[tuple[int, int, Sequence[float] | str]] = [
         (256, _LONG, [columns]),
         (257, _LONG, [rows]),
         (258, _SHORT, [bits] * bands),
@@ -74,7 +75,7 @@ def geotiff(image: NDArray[np.generic], place: Place, nodata: int | None = None)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + beyond + stored.tobytes()
 
 
-def _pack(tag: tuple[int, int, list[float] | str]) -> tuple[int, int, bytes]:
+def _pack(tag: tuple[int, int, Sequence[float] | str]) -> tuple[int, int, bytes]:
     """Type, count and content of a tag, the content padded to whole words where it stands outside its entry."""
     _, kind, values = tag
     if isinstance(values, str):

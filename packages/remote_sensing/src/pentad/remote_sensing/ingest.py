@@ -137,10 +137,10 @@ def read_label(path: Path, coding: str) -> Labels:
         return _from_colours(values[:3], path.name)
     first = values[0]
     known = first != nodata if nodata is not None else np.ones(first.shape, dtype=np.bool_)
-    found = set(np.unique(first[known]).tolist())
-    allowed = [set(range(5))] if coding == "xbd" else [{0, 1}, {0, 255}]
+    found: set[object] = set(np.unique(first[known]).tolist())
+    allowed: list[set[object]] = [{0, 1, 2, 3, 4}] if coding == "xbd" else [{0, 1}, {0, 255}]
     if not any(found <= classes for classes in allowed):
-        strange = sorted(found - set.union(*allowed)) or sorted(found)
+        strange = sorted(found - set[object]().union(*allowed) or found, key=str)
         remedy = "give 0 to 4" if coding == "xbd" else "give 0 and 1, or 0 and 255, and say what is nodata"
         problem = f"unknown class {', '.join(map(str, strange[:5]))} in the label"
         raise CaseError("PTD-862", problem, remedy, path.name)
@@ -155,7 +155,7 @@ def _from_colours(values: NDArray[Any], name: str) -> Labels:
     if not known.all():
         strange = values[:, ~known][:, 0].tolist()
         raise CaseError("PTD-862", f"unknown class of colour {strange} in the label", "give SECOND's colours", name)
-    return (values != 255).any(axis=0).astype(np.uint8)
+    return np.asarray((values != 255).any(axis=0), dtype=np.uint8)
 
 
 def _write_label(path: Path, label: Labels, like: Any) -> None:

@@ -134,8 +134,8 @@ def change_strips(model: nn.Module, settings: Settings, device: torch.device, pa
     model = model.to(device).eval()
 
     def probability(windows: Tensor) -> Tensor:
-        before, after = windows.to(device).split(bands, dim=1)
-        return torch.softmax(model(before, after).float(), dim=1)[:, 1:2].cpu()
+        both = windows.to(device)
+        return torch.softmax(model(both[:, :bands], both[:, bands:]).float(), dim=1)[:, 1:2].cpu()
 
     tiles, width = settings.tiles, pair.shape[1]
     reader = _Reader(pair, settings.scaling)

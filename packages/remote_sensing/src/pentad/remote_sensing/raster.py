@@ -92,10 +92,9 @@ class Pair:
         height, width = self.shape
         factor = max(1.0, max(height, width) / side)
         size = (max(1, round(height / factor)), max(1, round(width / factor)))
-        return tuple(  # type: ignore[return-value]
-            source.read(list(bands), out_shape=(len(bands), *size)).astype(np.float32)
-            for source, bands in ((self.before, self.bands), (self.after, self.after_bands))
-        )
+        before = self.before.read(list(self.bands), out_shape=(len(self.bands), *size))
+        after = self.after.read(list(self.after_bands), out_shape=(len(self.bands), *size))
+        return before.astype(np.float32), after.astype(np.float32)
 
 
 @contextlib.contextmanager
@@ -201,7 +200,8 @@ def _overlap(first: Any, second: Any) -> bool:
         there = second.bounds if first.crs == second.crs else transform_bounds(second.crs, first.crs, *second.bounds)
     except RasterioError:
         return False
-    return max(here[0], there[0]) < min(here[2], there[2]) and max(here[1], there[1]) < min(here[3], there[3])
+    across = max(here[0], there[0]) < min(here[2], there[2])
+    return bool(across and max(here[1], there[1]) < min(here[3], there[3]))
 
 
 def _size(source: Any) -> str:

@@ -207,7 +207,8 @@ def _paint(
         slope = np.where(across > 0, 1.08, 0.9)  # two sides of a roof
         roof = np.array(building.roof)[:, None, None] * slope * (1.0 + 0.3 * texture)
         image = np.where(where, _wreck(draws, roof, along, across, building, grade), image)
-    return image + (draws.grid(3, side, side) + draws.grid(3, side, side) - 1.0) * 9.0
+    grain: Array = (draws.grid(3, side, side) + draws.grid(3, side, side) - 1.0) * 9.0
+    return np.asarray(image + grain)
 
 
 def _wreck(draws: Draws, roof: Array, along: Array, across: Array, building: Building, grade: int) -> Array:
@@ -222,7 +223,7 @@ def _wreck(draws: Draws, roof: Array, along: Array, across: Array, building: Bui
         hole = along > -0.1 * building.half_length
     else:
         hole = np.ones((side, side), dtype=np.bool_)
-    return np.where(hole, rubble, roof)
+    return np.asarray(np.where(hole, rubble, roof), dtype=np.float64)
 
 
 def _season(draws: Draws, image: Array) -> Array:

@@ -75,9 +75,9 @@ class FCSiamDiff(PublishedModel):
             found = f"the two images have shapes {tuple(pre.shape)} and {tuple(post.shape)}"
             raise UsageError("PTD-864", found, f"give two of one shape (batch, {self.config.bands}, height, width)")
         differences = [(a - b).abs() for a, b in zip(self.encode(pre), self.encode(post), strict=True)]
-        found = differences[-1]
+        deep = differences[-1]
         for level, skip in zip(self.up, differences[-2::-1], strict=True):
-            larger = functional.interpolate(found, size=skip.shape[2:], mode="bilinear", align_corners=False)
-            found = level(torch.cat([larger, skip], dim=1))
-        logits: Tensor = self.head(found)
+            larger = functional.interpolate(deep, size=skip.shape[2:], mode="bilinear", align_corners=False)
+            deep = level(torch.cat([larger, skip], dim=1))
+        logits: Tensor = self.head(deep)
         return logits
