@@ -1,6 +1,7 @@
 """Patches, training, prediction and scores on tiny pairs."""
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pentad.remote_sensing.ingest import PrepareConfig, prepare
 from pentad.remote_sensing.models.fc_siam import FCSiamConfig, FCSiamDiff
 from pentad.remote_sensing.predict import Predictor, Settings, TileConfig, change_strips, load_predictor
 from pentad.remote_sensing.raster import PairConfig, open_pair
+from pentad.remote_sensing.report import report
 from pentad.remote_sensing.train import TrainRequest, build, train
 
 PARAMS = {
@@ -196,3 +198,19 @@ def test_a_case_without_change_has_no_f1(tmp_path):
     write_raster(tmp_path / "label.tif", np.zeros((1, 40, 50), "uint8"))
     case = Case(id="none", files={role: str(tmp_path / f"{role}.tif") for role in ("before", "after", "label")})
     assert np.isnan(score(load_predictor("differencing"), case, 0.5)["f1"])
+
+
+def test_the_report_puts_models_side_by_side_with_paired_differences(prepared):
+    table, params = prepared / "prepared" / "cases.jsonl", prepared / "params.yaml"
+    for folder in ("one", "two"):
+        evaluate(table, "test", "differencing", prepared / folder, params)
+    report(table, [prepared / "one", prepared / "two"], prepared / "out")
+    metrics = json.loads((prepared / "out" / "metrics.json").read_text())
+    assert metrics["data"] == "real"
+    assert metrics["paired_difference"]["one - two"]["f1"]["value"] == 0
+    assert metrics["models"]["one"]["f1_pooled"]["value"] > 0.9
+
+
+def test_a_report_without_an_evaluation_is_refused(prepared):
+    with pytest.raises(UsageError, match="PTD-2"):
+        report(prepared / "prepared" / "cases.jsonl", [prepared / "none"], prepared / "out")

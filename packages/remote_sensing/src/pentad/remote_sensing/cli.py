@@ -122,3 +122,17 @@ def predict(
     )
     request = PredictRequest(tuple(inputs), model, split, params, warp, unplaced, device)
     raise typer.Exit(predict(request, batch, only_say=dry_run))
+
+
+@app.command()
+def report(
+    table: Table,
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
+    ],
+    out: options.Out,
+) -> None:
+    """Put models side by side with paired differences, and write the page."""
+    from pentad.remote_sensing.report import report
+
+    typer.echo(report(table, evaluations, out))

@@ -232,7 +232,8 @@ def _season(draws: Draws, image: Array) -> Array:
     amount = draws.uniform(-0.5, 0.9)
     tint = np.stack([green * amount, green * (-0.2 * amount), green * (-0.3 * amount)])
     gain = np.array([draws.uniform(0.86, 1.14) for _ in range(3)])[:, None, None]
-    return (image + tint) * gain * draws.uniform(0.88, 1.12) + draws.uniform(-8, 12)
+    lit: Array = (image + tint) * gain * draws.uniform(0.88, 1.12) + draws.uniform(-8, 12)
+    return lit
 
 
 def _clouded(draws: Draws, image: Array) -> tuple[Array, NDArray[np.bool_]]:
