@@ -7,6 +7,7 @@ the same size; anything else must say where it lies.
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ PICTURES = ("PNG", "JPEG", "BMP")
 _SAME_PLACE = 0.01  # of a pixel, by which two grids may differ and still be one
 
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+# Megabytes; GDAL's own default is a twentieth of the machine's memory, whatever a scene needs.
+os.environ.setdefault("GDAL_CACHEMAX", "256")
 
 
 @dataclass(frozen=True)
