@@ -169,3 +169,26 @@ def test_a_tiling_that_does_not_fit_the_image_is_refused(tile, options, code):
 def test_a_model_that_shrinks_its_windows_is_refused():
     with pytest.raises(UsageError, match=r"PTD-263 .*\(1, 1, 4, 4\) into \(1, 1, 2, 4\)"):
         predict_tiled(lambda windows: windows[:, :, ::2], torch.zeros(1, 8, 8), (4, 4))
+
+
+class Read:
+    """An image that counts how much of it is ever asked for at once."""
+
+    def __init__(self, image):
+        self.image, self.largest = image, 0
+
+    shape = property(lambda self: self.image.shape)
+    device = property(lambda self: self.image.device)
+
+    def __getitem__(self, place):
+        window = self.image[place]
+        self.largest = max(self.largest, window[0].numel())
+        return window
+
+
+def test_an_image_read_window_by_window_gives_the_same_and_is_never_asked_for_more():
+    image = Read(torch.randn(2, 40, 60, generator=torch.Generator().manual_seed(0)))
+    predict = lambda x: x * 2  # noqa: E731
+    slabs = [slab for _, slab in predict_slabs(predict, image, (16, 16))]
+    assert torch.equal(torch.cat(slabs, 1), predict_tiled(predict, image.image, (16, 16)))
+    assert image.largest == 256

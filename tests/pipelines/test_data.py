@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-DATASETS = {"audio/sounds", "medical/liver", "nlp/entities", "nlp/posts"}
+DATASETS = {"audio/sounds", "medical/liver", "nlp/entities", "nlp/posts", "remote_sensing/building_change"}
 
 
 @pytest.fixture(scope="session")

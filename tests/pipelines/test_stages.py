@@ -47,9 +47,10 @@ def source_of(module):
 
 @pytest.mark.parametrize(("pipeline", "stage", "variables"), stages())
 def test_a_stage_depends_on_all_pentad_code_it_runs(pipeline, stage, variables, imports):
-    first, second = re.match(r"pentad (\w+) (\S+)", stage["cmd"]).groups()
+    first, second = re.match(r"pentad ([\w-]+) (\S+)", stage["cmd"]).groups()
     # A verb of core stands alone and is called as its module.
-    module = f"pentad.{first}.{VERBS[second]}" if second in VERBS else f"pentad.core.{first}"
+    domain = first.replace("-", "_")
+    module = f"pentad.{domain}.{VERBS[second]}" if second in VERBS else f"pentad.core.{first}"
     needed = {source_of(name) for name in {module} | imports.find_upstream_modules(module)}
     needed = {path for path in needed if path.read_text().count("\n") > 1}
     folder = ROOT / "pipelines" / pipeline

@@ -66,7 +66,7 @@ def test_presets_have_the_published_number_of_parameters(model, preset, millions
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("mamba")])
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (33, 16)])
 def test_every_size_of_image_gives_logits_of_that_size(name, size):
     torch.manual_seed(0)

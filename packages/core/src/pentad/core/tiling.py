@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,21 @@ from torch import Tensor
 from pentad.core.errors import CaseError, UsageError
 
 Predict = Callable[[Tensor], Tensor]
+
+
+class Windows(Protocol):
+    """An image that is read window by window, of the shape ``(c, *spatial)``; a tensor is one."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Channels and spatial lengths."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where windows come from and the sums are kept."""
+
+    def __getitem__(self, place: tuple[slice, ...]) -> Tensor:
+        """Return the values at one slice a axis, the first that of all channels."""
 
 
 def window_starts(image: Sequence[int], tile: Sequence[int], step: float = 0.5) -> list[list[int]]:
@@ -93,11 +109,12 @@ def predict_tiled(
 
 
 def predict_slabs(
-    predict: Predict, image: Tensor, tile: Sequence[int], *, step: float = 0.5, batch_size: int = 1
+    predict: Predict, image: Tensor | Windows, tile: Sequence[int], *, step: float = 0.5, batch_size: int = 1
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the parts of `predict_tiled`'s result, each as soon as no further window touches it.
 
-    Whoever needs labels only takes the arg max of each part and never holds ``k`` maps of the whole image.
+    Whoever needs labels only takes the arg max of each part and never holds ``k`` maps of the whole image. An image
+    larger than the tile along every axis is only ever asked for windows, so it need not be in memory either.
 
     Yields:
         The first position along the first spatial axis, and the finished part ``(k, rows, *spatial[1:])``. The
@@ -167,7 +184,9 @@ class _Slab:
         return first, finished
 
 
-def _run(predict: Predict, image: Tensor, corners: Sequence[tuple[int, ...]], tile: tuple[int, ...]) -> Tensor:
+def _run(
+    predict: Predict, image: Tensor | Windows, corners: Sequence[tuple[int, ...]], tile: tuple[int, ...]
+) -> Tensor:
     """Predictions ``(b, k, *tile)`` of the windows at the corners."""
     places = [
         tuple(slice(first, first + length) for first, length in zip(corner, tile, strict=True)) for corner in corners
@@ -184,15 +203,16 @@ def _run(predict: Predict, image: Tensor, corners: Sequence[tuple[int, ...]], ti
     return logits
 
 
-def _pad_to_tile(image: Tensor, tile: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+def _pad_to_tile(image: Tensor | Windows, tile: tuple[int, ...]) -> tuple[Tensor | Windows, tuple[int, ...]]:
     """The image with zeros around it up to the tile's size, and how many stand before it along each axis."""
     missing = [max(window - length, 0) for window, length in zip(tile, image.shape[1:], strict=True)]
     before = tuple(count // 2 for count in missing)
     if not any(missing):
         return image, before
     sides = [(first, count - first) for first, count in zip(before, missing, strict=True)]
+    whole = image[tuple(slice(0, length) for length in image.shape)]
     # torch counts the axes from the last.
-    return torch.nn.functional.pad(image, [side for pair in reversed(sides) for side in pair]), before
+    return torch.nn.functional.pad(whole, [side for pair in reversed(sides) for side in pair]), before
 
 
 def _check(image: Sequence[int], tile: Sequence[int], step: float) -> None:

@@ -1,0 +1,156 @@
+"""Where the known data sets keep their pairs, their labels and their lists.
+
+SYSU-CD: time1, time2, label. LEVIR-CD, LEVIR-CD+, WHU-CD: A, B, label. SECOND: im1, im2, label1 in colours.
+xBD: images/*_pre_disaster and *_post_disaster, targets. All may stand below train, val and test, or be split by
+lists. The embedded samples are laid out as LEVIR-CD with a table of dates beside them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pentad.core.cases import Rejection
+from pentad.core.errors import CaseError, NoInputError
+
+SPLITS = ("train", "val", "test")
+_IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".vrt")
+_SIDES = (("A", "B", "label"), ("time1", "time2", "label"), ("im1", "im2", "label1"), ("before", "after", "label"))
+_SECOND_DATES = ("B", "time2", "im2", "after")
+
+
+@dataclass(frozen=True)
+class FoundPair:
+    """Two images that belong together, as a data set's layout tells.
+
+    Attributes:
+        id: Name of the pair.
+        before: The first date.
+        after: The second.
+        label: Label of building change, or None.
+        coding: How the label says it: ``binary``, ``second`` or ``xbd``.
+        split: As the layout tells, or empty.
+        group: Pairs that must not be split.
+        dates: ``YYYY-MM-DD`` of both, or empty.
+    """
+
+    id: str
+    before: Path
+    after: Path
+    label: Path | None = None
+    coding: str = "binary"
+    split: str = ""
+    group: str = ""
+    dates: tuple[str, str] = ("", "")
+
+
+def find_pairs(root: Path) -> tuple[list[FoundPair], list[Rejection]]:
+    """Return the pairs below ``root`` and what belongs to no pair.
+
+    Raises:
+        NoInputError: There is none of the known layouts (PTD-854).
+    """
+    pairs: list[FoundPair] = []
+    rejected: list[Rejection] = []
+    for split in ("", *SPLITS):
+        folder = root / split
+        for before, after, label in _SIDES:
+            if (folder / before).is_dir() and (folder / after).is_dir():
+                _from_sides(root, folder, (before, after, label), split, (pairs, rejected))
+        if (folder / "images").is_dir():
+            pairs += _from_xbd(folder, split)
+    if not pairs and not rejected:
+        known = ", ".join(f"{before}/ and {after}/" for before, after, _ in _SIDES)
+        remedy = f"give a folder with {known}, or images/*_pre_disaster.*"
+        raise NoInputError("PTD-854", "no pairs in any known layout", remedy, root)
+    return _with_dates(root, pairs, rejected), rejected
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in _IMAGES}
+
+
+def _from_sides(
+    root: Path, folder: Path, sides: tuple[str, str, str], split: str, into: tuple[list[FoundPair], list[Rejection]]
+) -> None:
+    before, after = (_images(folder / side) for side in sides[:2])
+    labels = _images(folder / sides[2]) if (folder / sides[2]).is_dir() else {}
+    listed = {} if split else dict(_listed(root, sides, into[1]))
+    coding = "second" if sides[2] == "label1" else "binary"
+    for name in sorted({*before, *after}):
+        if name in before and name in after:
+            own = split or listed.get(name, "")
+            unlisted = bool(listed) and name not in listed
+            if not unlisted:
+                into[0].append(FoundPair(name, before[name], after[name], labels.get(name), coding, own))
+        else:
+            path = before.get(name) or after[name]
+            reason = f"the other date of {name} is missing; add it, or take this one away."
+            into[1].append(Rejection(where=path.relative_to(root).as_posix(), code="PTD-855", reason=reason))
+
+
+def _listed(root: Path, sides: tuple[str, str, str], rejected: list[Rejection]) -> Iterator[tuple[str, str]]:
+    """Name to split from the lists, list/train.txt … or train.txt …: names, or the paths of both dates in a line."""
+    for split in SPLITS:
+        for path in (root / "list" / f"{split}.txt", root / f"{split}.txt"):
+            if not path.is_file():
+                continue
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                where = f"{path.relative_to(root).as_posix()}, line {number}"
+                words = line.replace(",", " ").split()
+                try:
+                    yield from _entry(words, sides, split, root)
+                except CaseError as error:
+                    rejected.append(Rejection(where=where, code=error.code, reason=f"{error.problem}; {error.remedy}."))
+
+
+def _entry(words: list[str], sides: tuple[str, str, str], split: str, root: Path) -> Iterator[tuple[str, str]]:
+    if not words:
+        return
+    if len(words) > 1:
+        first, second = (Path(word).parent.name for word in words[:2])
+        if first == sides[1] or (first in _SECOND_DATES and second not in _SECOND_DATES) or "_post_" in words[0]:
+            problem = f"the dates are swapped: '{words[0]}' is the second date and stands first"
+            raise CaseError("PTD-857", problem, "put the earlier image first")
+    name = Path(words[0]).stem
+    if name not in _images(root / sides[0]) and name not in _images(root / sides[1]):
+        raise CaseError("PTD-856", f"the list names '{words[0]}', which is not there", "correct the list")
+    yield name, split
+
+
+def _from_xbd(folder: Path, split: str) -> Iterator[FoundPair]:
+    images = _images(folder / "images")
+    targets = {
+        name: path
+        for place in ("targets", "masks")
+        if (folder / place).is_dir()
+        for name, path in _images(folder / place).items()
+    }
+    for name, before in images.items():
+        stem = name.removesuffix("_pre_disaster")
+        after = images.get(f"{stem}_post_disaster")
+        if stem != name and after:
+            label = targets.get(f"{stem}_post_disaster_target") or targets.get(f"{stem}_post_disaster")
+            group = stem.rpartition("_")[0]
+            yield FoundPair(stem, before, after, label, "xbd", split, group if not split else "")
+
+
+def _with_dates(root: Path, pairs: list[FoundPair], rejected: list[Rejection]) -> list[FoundPair]:
+    """The pairs with dates and groups of scenes.csv, less those whose dates stand the wrong way round."""
+    table = root / "scenes.csv"
+    if not table.is_file():
+        return pairs
+    with table.open(encoding="utf-8", newline="") as stream:
+        rows = {row["id"]: row for row in csv.DictReader(stream)}
+    kept = []
+    for pair in pairs:
+        row = rows.get(pair.id, {})
+        dates = str(row.get("before", "")), str(row.get("after", ""))
+        if all(dates) and dates[0] > dates[1]:
+            reason = f"the dates of {pair.id} are swapped ({dates[0]}, then {dates[1]}); put the earlier image first."
+            rejected.append(Rejection(where=table.name, code="PTD-857", reason=reason))
+        else:
+            kept.append(replace(pair, dates=dates, group=pair.group or str(row.get("group", ""))))
+    return kept

@@ -1,0 +1,60 @@
+"""One page a pair: before, after and the change, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from matplotlib.figure import Figure as Drawing
+from numpy.typing import NDArray
+
+from pentad.core.report import PALETTE, Figure, Table, Text, write_page
+from pentad.remote_sensing.maps import NODATA
+from pentad.remote_sensing.raster import Pair
+
+
+def write_case_page(
+    folder: Path, name: str, pair: Pair, found: Mapping[str, float | int | str], statement: Mapping[str, Any]
+) -> None:
+    """Write ``page.html`` beside the maps in ``folder``.
+
+    Args:
+        folder: With ``change.tif``.
+        name: What the pair is called.
+        pair: The open pair.
+        found: What to show in the table.
+        statement: The provenance.
+    """
+    before, after = pair.preview()
+    with rasterio.open(folder / "change.tif") as source:
+        change = source.read(1, out_shape=before.shape[1:])
+    caption = "Before, after, and after with the change outlined; grey: not valid at one of the dates."
+    figure = Figure(_side_by_side(before, after, change), alt=caption, caption=caption)
+    words = "Colours are stretched to the image's own range. A model's finding; not checked by a person."
+    table = Table(["what", "value"], [[key, value] for key, value in found.items()])
+    write_page(folder / "page.html", name, [figure, table, Text("", [words])], statement)
+
+
+def _side_by_side(before: NDArray[Any], after: NDArray[Any], change: NDArray[Any]) -> Drawing:
+    drawing = Drawing(figsize=(9, 3.3), layout="constrained")
+    panels = drawing.subplots(1, 3)
+    pictures = [_shown(image, change != NODATA) for image in (before, after, after)]
+    for axes, picture, title in zip(panels, pictures, ("before", "after", "change"), strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(title)
+        axes.set_axis_off()
+    if (change == 1).any():
+        panels[2].contour(change == 1, levels=[0.5], colors=[PALETTE[1]], linewidths=1.2)
+    return drawing
+
+
+def _shown(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The first three bands, or the first as grey, stretched between the 2nd and 98th percentile of what is valid."""
+    bands = image[:3] if len(image) >= 3 else np.repeat(image[:1], 3, axis=0)
+    finite = np.where(np.isfinite(bands), bands, 0)
+    low, high = np.percentile(finite[:, valid], (2, 98)) if valid.any() else (0, 1)
+    stretched = np.clip((finite - low) / max(high - low, 1e-9), 0, 1)
+    return np.moveaxis(np.where(valid, stretched, 0.5), 0, -1)

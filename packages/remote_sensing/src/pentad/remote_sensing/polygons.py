@@ -1,0 +1,103 @@
+"""Changed areas as polygons in a GeoPackage, with a QGIS style beside it.
+
+Areas are taken in a Lambert azimuthal equal-area projection about the middle of the scene (Snyder, USGS Professional
+Paper 1395, 1987), of the polygon as it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import rasterio
+from rasterio.features import geometry_mask, geometry_window, shapes
+from rasterio.warp import transform_bounds
+from shapely.geometry import shape
+
+from pentad.core.files import write_text
+from pentad.remote_sensing.maps import CLASSES, NODATA, PROBABILITY_STEPS
+
+LAYER = "changes"
+
+
+@dataclass(frozen=True)
+class PolygonConfig:
+    """Section ``predict`` of params.yaml.
+
+    Attributes:
+        smallest_m2: Leave out smaller areas, m²; for pairs without a place, pixels.
+        simplify_pixels: Largest shift of an outline by its simplification, in pixels of the first date; 0 keeps it.
+    """
+
+    smallest_m2: float = 10.0
+    simplify_pixels: float = 0.0
+
+
+def write_polygons(folder: Path, config: PolygonConfig, dates: tuple[str, str] = ("", "")) -> dict[str, float | int]:
+    """Write ``changes.gpkg`` and ``changes.qml`` from the maps in ``folder``; return their number and total area.
+
+    Args:
+        folder: With ``change.tif`` and ``probability.tif``.
+        config: What to leave out.
+        dates: Of the two images, or empty.
+    """
+    rows: list[dict[str, Any]] = []
+    with rasterio.open(folder / "change.tif") as change, rasterio.open(folder / "probability.tif") as probability:
+        crs, placed = change.crs, change.crs is not None
+        tolerance = config.simplify_pixels * abs(change.transform.a)
+        for outline, mean in _outlines(change, probability):
+            simple = outline.simplify(tolerance) if tolerance else outline
+            rows.append({"class": CLASSES[1][0], "mean_probability": mean, "geometry": simple})
+        projection = _equal_area(change) if placed else None
+    table = geopandas.GeoDataFrame(rows, columns=["class", "mean_probability", "geometry"], crs=crs)
+    area = table.to_crs(projection).area if placed and len(table) else table.area
+    name = "area_m2" if placed else "area_px"
+    table[name] = area.astype(float)
+    table["date_before"], table["date_after"] = dates
+    table = table[table[name] >= config.smallest_m2].reset_index(drop=True)
+    table.to_file(folder / "changes.gpkg", layer=LAYER, driver="GPKG", engine="pyogrio", geometry_type="Polygon")
+    write_text(folder / "changes.qml", _STYLE.format(*CLASSES[1][1][:3]))
+    return {"polygons": len(table), f"total_{name}": round(float(table[name].sum()), 3)}
+
+
+def _outlines(change: Any, probability: Any) -> Iterator[tuple[Any, float]]:
+    """Yield each changed area's outline and its mean probability, reading only the window about it."""
+    for geometry, value in shapes(rasterio.band(change, 1), connectivity=4, transform=change.transform):
+        if value != 1:
+            continue
+        window = geometry_window(probability, [geometry])
+        steps = probability.read(1, window=window)
+        place = probability.window_transform(window)
+        inside = geometry_mask([geometry], steps.shape, place, invert=True) & (steps != NODATA)
+        yield shape(geometry), round(float(np.mean(steps[inside])) / PROBABILITY_STEPS, 4)
+
+
+def _equal_area(source: Any) -> str:
+    west, south, east, north = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
+    return f"+proj=laea +lat_0={(south + north) / 2:.6f} +lon_0={(west + east) / 2:.6f} +datum=WGS84 +units=m"
+
+
+_STYLE = """\
+<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22" styleCategories="Symbology">
+  <renderer-v2 type="singleSymbol" enableorderby="0" forceraster="0" symbollevels="0">
+    <symbols>
+      <symbol type="fill" name="0" alpha="1" clip_to_extent="1" force_rhr="0">
+        <layer class="SimpleFill" enabled="1" locked="0" pass="0">
+          <Option type="Map">
+            <Option type="QString" name="color" value="{0},{1},{2},70"/>
+            <Option type="QString" name="outline_color" value="{0},{1},{2},255"/>
+            <Option type="QString" name="outline_style" value="solid"/>
+            <Option type="QString" name="outline_width" value="0.5"/>
+            <Option type="QString" name="style" value="solid"/>
+          </Option>
+        </layer>
+      </symbol>
+    </symbols>
+  </renderer-v2>
+</qgis>
+"""

@@ -1,0 +1,115 @@
+"""Stage report: evaluations side by side, with paired differences, a page and the pipeline's metrics.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pentad.core.errors import UsageError
+from pentad.core.evaluation import Row, compare, from_entry, read_rows
+from pentad.core.files import write_json, write_text
+from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, draw_intervals, write_page
+from pentad.core.run import code_version
+from pentad.remote_sensing.ingest import read_about
+
+HEADLINE = ("f1_pooled", "iou_pooled")
+SHOWN = ("f1_pooled", "iou_pooled", "precision_pooled", "recall_pooled", "f1", "iou")
+PAIRED = ("f1", "iou")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the stage evaluate left for one model."""
+
+    name: str
+    rows: list[Row]
+    metrics: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Evaluation:
+        """Return the evaluation in ``folder``.
+
+        Raises:
+            UsageError: There is none (PTD-875).
+        """
+        rows = read_rows(folder / "per_case.csv")
+        try:
+            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise UsageError("PTD-875", "no metrics.json here", "run the evaluate command first", folder) from None
+        return cls(folder.name, rows, metrics)
+
+
+def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
+    """Write ``metrics.json``, ``report/index.html`` and ``report/per_case.csv`` below ``out``; return one line.
+
+    Args:
+        table: The case table; beside it stands what the data are.
+        evaluations: Folders of the stage evaluate; the first is the model of interest.
+        out: The pipeline's folder.
+    """
+    found = [Evaluation.read(folder) for folder in evaluations]
+    first, *others = found
+    about = read_about(table.parent)
+    seed = int(first.metrics["provenance"].get("seed", 0))
+    paired = {
+        f"{first.name} - {other.name}": {
+            name: entry for name, entry in compare(first.rows, other.rows, seed).items() if name in PAIRED
+        }
+        for other in others
+    }
+    metrics: dict[str, Any] = {
+        "data": "synthetic" if about["synthetic"] else "real",
+        "headline": ", ".join(HEADLINE),
+        "models": {
+            entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
+        },
+        "paired_difference": paired,
+        "provenance": {
+            "code": code_version(),
+            "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
+        },
+    }
+    write_json(out / "metrics.json", metrics)
+    write_text(out / "report" / "per_case.csv", _per_case(found))
+    blocks = _blocks(found, paired, synthetic=bool(about["synthetic"]))
+    page = out / "report" / "index.html"
+    write_page(page, str(about["name"]), blocks, metrics["provenance"], subtitle="Building change between two dates")
+    return f"{len(found)} models on {first.metrics['cases']['scored']} scenes; see {page}"
+
+
+def _per_case(found: Sequence[Evaluation]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["model", "id", *PAIRED])
+    for entry in found:
+        for row in entry.rows:
+            writer.writerow([entry.name, row.id, *(f"{row.metrics.get(name, float('nan')):.6g}" for name in PAIRED)])
+    return text.getvalue()
+
+
+def _blocks(found: Sequence[Evaluation], paired: Mapping[str, Mapping[str, Any]], *, synthetic: bool) -> list[Block]:
+    blocks: list[Block] = [SYNTHETIC] if synthetic else []
+    rows: list[list[Cell]] = [
+        [name, *(from_entry(entry.metrics[name]) for entry in found)] for name in SHOWN if name in found[0].metrics
+    ]
+    note = (
+        "With a 95 % bootstrap interval drawn by group of scenes; pooled: over all pixels of all scenes, else the "
+        "mean over scenes that hold change. differencing needs no weights."
+    )
+    blocks.append(Table(["metric", *(entry.name for entry in found)], rows, "Held-out scenes", note))
+    for pair, entries in paired.items():
+        intervals = {name: from_entry(entry) for name, entry in entries.items()}
+        caption = f"{pair}: mean paired difference; an interval that holds 0 shows no difference."
+        blocks.append(Figure(draw_intervals(intervals, pair), alt=caption, caption=caption))
+    ranked = sorted(found[0].rows, key=lambda row: row.metrics.get("f1", -1.0))
+    cells: list[list[Cell]] = [
+        [row.id, row.status, *(row.metrics.get(name, float("nan")) for name in PAIRED), row.reason] for row in ranked
+    ]
+    blocks.append(Table(["scene", "status", *PAIRED, "reason"], cells, f"{found[0].name}, worst first"))
+    return blocks

@@ -1,0 +1,163 @@
+"""Layouts of the known data sets, their lists and labels, and the sentence for what does not fit."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from remote_sensing.rasters import picture, write_raster
+
+from pentad.core.cases import read_cases
+from pentad.core.errors import CaseError, NoInputError, UsageError
+from pentad.remote_sensing.ingest import PrepareConfig, prepare, read_label
+from pentad.remote_sensing.layouts import find_pairs
+
+
+def png(path, image):
+    return write_raster(path, image, 0, driver="PNG", transform=rasterio.Affine.identity())
+
+
+def label(values=(0, 255), shape=(40, 50)):
+    return np.resize(np.array(values, "uint8"), shape)[None]
+
+
+def write_sides(root, sides=("A", "B", "label"), names=("one", "two")):
+    for number, name in enumerate(names):
+        png(root / sides[0] / f"{name}.png", picture(seed=number))
+        png(root / sides[1] / f"{name}.png", picture(seed=number + 9))
+        png(root / sides[2] / f"{name}.png", label())
+
+
+def reasons(out):
+    return [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("sides", [("A", "B", "label"), ("time1", "time2", "label"), ("before", "after", "label")])
+def test_pairs_stand_in_two_folders_below_their_splits(tmp_path, sides):
+    write_sides(tmp_path / "train", sides, ["one", "two"])
+    write_sides(tmp_path / "test", sides, ["three"])
+    pairs, rejected = find_pairs(tmp_path)
+    assert ([(pair.id, pair.split) for pair in pairs], rejected) == (
+        [("one", "train"), ("two", "train"), ("three", "test")],
+        [],
+    )
+
+
+@pytest.mark.parametrize("line", ["two.png", "A/two.png B/two.png label/two.png", "A/two.png,B/two.png"])
+def test_a_list_gives_the_split_and_leaves_out_what_it_does_not_name(tmp_path, line):
+    write_sides(tmp_path)
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "val.txt").write_text(line + "\n")
+    pairs, rejected = find_pairs(tmp_path)
+    assert ([(pair.id, pair.split) for pair in pairs], rejected) == ([("two", "val")], [])
+
+
+def test_swapped_dates_in_a_list_are_one_sentence(tmp_path):
+    write_sides(tmp_path)
+    (tmp_path / "train.txt").write_text("A/one.png B/one.png\nB/two.png A/two.png\n")
+    _, rejected = find_pairs(tmp_path)
+    assert [(item.code, item.where) for item in rejected] == [("PTD-857", "train.txt, line 2")]
+
+
+def test_swapped_dates_in_the_table_of_scenes_are_one_sentence(tmp_path):
+    write_sides(tmp_path)
+    rows = ["id,before,after,group", "one,2019-01-01,2020-01-01,a", "two,2021-01-01,2020-01-01,a"]
+    (tmp_path / "scenes.csv").write_text("\n".join(rows))
+    pairs, rejected = find_pairs(tmp_path)
+    assert [(pair.id, pair.dates, pair.group) for pair in pairs] == [("one", ("2019-01-01", "2020-01-01"), "a")]
+    assert [item.code for item in rejected] == ["PTD-857"]
+
+
+def test_a_list_that_names_what_is_not_there_is_one_sentence(tmp_path):
+    write_sides(tmp_path)
+    (tmp_path / "train.txt").write_text("one.png\nten.png\n")
+    assert [item.code for item in find_pairs(tmp_path)[1]] == ["PTD-856"]
+
+
+def test_a_missing_second_date_is_one_sentence(tmp_path):
+    write_sides(tmp_path)
+    (tmp_path / "B" / "two.png").unlink()
+    pairs, rejected = find_pairs(tmp_path)
+    assert ([pair.id for pair in pairs], [item.code for item in rejected]) == (["one"], ["PTD-855"])
+
+
+def test_xbd_pairs_are_known_by_their_names_and_grouped_by_disaster(tmp_path):
+    for moment in ("pre", "post"):
+        png(tmp_path / "images" / f"flood_0001_{moment}_disaster.png", picture())
+    png(tmp_path / "targets" / "flood_0001_post_disaster_target.png", label((0, 1, 2, 3, 4)))
+    pair = find_pairs(tmp_path)[0][0]
+    assert (pair.id, pair.group, pair.coding) == ("flood_0001", "flood", "xbd")
+    assert read_label(pair.label, pair.coding)[0, :5].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_second_tells_change_by_colours(tmp_path):
+    colours = np.full((3, 4, 4), 255, "uint8")
+    colours[:, 1, 2] = 128, 0, 0
+    path = png(tmp_path / "label1" / "one.png", colours)
+    assert np.argwhere(read_label(path, "second")).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(("values", "coding"), [((0, 1, 7), "binary"), ((0, 1, 255), "binary"), ((0, 9), "xbd")])
+def test_an_unknown_class_is_one_sentence(tmp_path, values, coding):
+    path = png(tmp_path / "label.png", label(values))
+    with pytest.raises(CaseError, match="unknown class"):
+        read_label(path, coding)
+
+
+def test_an_unknown_colour_is_one_sentence(tmp_path):
+    with pytest.raises(CaseError, match="PTD-862"):
+        read_label(png(tmp_path / "label.png", picture()), "second")
+
+
+def test_nodata_of_a_label_is_not_known(tmp_path):
+    path = write_raster(tmp_path / "label.tif", label((0, 1, 255)), nodata=255)
+    assert set(np.unique(read_label(path, "binary"))) == {0, 1, 255}
+
+
+def test_a_folder_without_pairs_is_refused(tmp_path):
+    with pytest.raises(NoInputError, match="PTD-854"):
+        find_pairs(tmp_path)
+
+
+def test_prepare_writes_a_table_with_labels_of_one_coding(tmp_path):
+    write_sides(tmp_path / "raw")
+    done = prepare(tmp_path / "raw", tmp_path / "out", PrepareConfig())
+    cases = read_cases(tmp_path / "out" / "cases.jsonl")
+    assert (done.refused, [case.id for case in cases]) == (0, ["one", "two"])
+    with rasterio.open(cases[0].files["label"]) as source:
+        assert (set(np.unique(source.read())), source.nodata) == ({0, 1}, 255)
+
+
+def test_a_bad_pair_is_rejected_and_the_others_go_on(tmp_path):
+    write_sides(tmp_path / "raw", names=("one", "two", "three"))
+    png(tmp_path / "raw" / "B" / "one.png", picture(rows=39))
+    png(tmp_path / "raw" / "label" / "two.png", label(shape=(8, 8)))
+    done = prepare(tmp_path / "raw", tmp_path / "out", PrepareConfig())
+    assert (done.refused, [item["code"] for item in reasons(tmp_path / "out")]) == (2, ["PTD-851", "PTD-860"])
+
+
+def test_nothing_is_overwritten_without_being_told(tmp_path):
+    write_sides(tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "out", PrepareConfig())
+    with pytest.raises(UsageError, match="PTD-858"):
+        prepare(tmp_path / "raw", tmp_path / "out", PrepareConfig())
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    write_sides(tmp_path / "raw")
+    assert prepare(tmp_path / "raw", tmp_path / "out", PrepareConfig(), dry_run=True).text.startswith("2 pairs")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("folder", ["levir_cd_samples", "dsifn_cd_samples"])
+def test_real_pairs_in_levirs_layout_are_all_taken(tmp_path, folder, real_data):
+    done = prepare(real_data / "remote_sensing" / folder, tmp_path, PrepareConfig())
+    assert (done.text[:8], done.refused) == ("7 pairs,", 0)
+
+
+@pytest.mark.real_data
+def test_the_awkward_real_pair_is_refused_in_one_sentence(tmp_path, real_data):
+    with pytest.raises(NoInputError, match="PTD-859"):
+        prepare(real_data / "remote_sensing" / "awkward_pair", tmp_path, PrepareConfig())
+    assert [item["code"] for item in reasons(tmp_path)] == ["PTD-851"]
