@@ -253,7 +253,7 @@ def assert_every_case_lies_on_its_scan(inputs: Path, folder: Path, key: Path) ->
         if scan.series is not None:
             again = in_highdicom(folder / "cases" / case.id / "seg.dcm", scan.series)
             assert label.array.any()
-            assert np.array_equal(again, label.array)
+            assert np.array_equal(np.minimum(again, 2), label.array)  # the liver, then a segment for every lesion
 
 
 @pytest.mark.real_data

@@ -26,9 +26,8 @@ FINDING_COLUMNS = ("finding", "volume, ml", "longest axial diameter, mm", "mean,
 _DRAWN = "Not a medical device; not for diagnosis. Labels were drawn by a model and checked by nobody."
 _CONTAINED = "The liver includes its lesions. "
 _VOLUMES = "A volume behind \u2265 is a lower bound: the scan ends within the structure."
-_MEASURES = (
-    "Here the liver leaves out its lesions. Diameters run within one axial slice, from edge to edge of the outline."
-)
+_LEFT_OUT = "Here the liver leaves out its lesions. "
+_MEASURES = "Diameters run within one axial slice, from edge to edge of the outline."
 _OUTLINED = "Liver outlined in green, lesions in red; window -150 to 250 HU."
 _OUTLINED_ALL = "All structures together outlined in green; window -150 to 250 HU."
 
@@ -118,9 +117,10 @@ def write_case_page(path: Path, shown: ShownCase) -> None:
     blocks: list[Block] = [Notice(USE, _DRAWN)]
     if shown.quality.flags:
         blocks.append(Notice("To be looked at", " ".join(shown.quality.flags.values())))
+    volumes, measures = (_CONTAINED + _VOLUMES, _LEFT_OUT + _MEASURES) if _of_liver(shown) else (_VOLUMES, _MEASURES)
     blocks += [
-        Table(VOLUME_COLUMNS, volume_rows(shown), note=(_CONTAINED if _of_liver(shown) else "") + _VOLUMES),
-        Table(FINDING_COLUMNS, finding_rows(shown), caption="Findings one by one", note=_MEASURES),
+        Table(VOLUME_COLUMNS, volume_rows(shown), note=volumes),
+        Table(FINDING_COLUMNS, finding_rows(shown), caption="Findings one by one", note=measures),
     ]
     for drawing, alt, caption in drawings(shown):
         blocks.append(Figure(drawing, alt, caption))
