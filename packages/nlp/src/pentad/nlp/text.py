@@ -142,8 +142,3 @@ def snap(text: str, start: int, end: int) -> Offsets:
         if match.start() < end < match.end():
             high = match.end()
     return low, high
-
-
-def redact(text: str) -> str:
-    """Return what a log may say of a text: its length, never its words."""
-    return f"<{len(text)} characters>"
