@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Images of containers often set it; every process would then compile all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 PIPELINES := $(notdir $(wildcard pipelines/*))
 
 .PHONY: help setup samples $(PIPELINES) test lint lock
