@@ -9,7 +9,7 @@ import pytest
 import rasterio
 
 from pentad.remote_sensing.samples import COUNT, write, write_scene
-from pentad.remote_sensing.scenes import CLASSES, GRADES, SIDE, Draws, build
+from pentad.remote_sensing.scenes import CLASSES, GRADES, SIDE, build
 
 DIGEST = Path(__file__).parents[1] / "reference" / "samples_remote_sensing.sha256"
 LABELS = {
@@ -135,12 +135,6 @@ def test_scenes_csv_puts_the_earlier_date_first_and_neighbours_into_one_group(sa
     assert len(rows) == COUNT
     assert all(row["before"] < row["after"] for row in rows)
     assert 20 < len({row["group"] for row in rows}) < 40
-
-
-def test_draws_repeat_by_key_and_keep_their_range():
-    values = [Draws(1, 2).uniform(-3, 5), Draws(1, 2).uniform(-3, 5), Draws(2, 1).uniform(-3, 5)]
-    assert values[0] == values[1] != values[2]
-    assert all(-3 <= value < 5 for value in values)
 
 
 def test_images_are_square_and_of_8_bits():

@@ -6,11 +6,12 @@ rounded images have the same bytes on every machine.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pentad.core.draws import Draws
 
 Array = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
@@ -27,26 +28,6 @@ _ROAD: Colour = (122, 120, 118)
 _WATER: Colour = (48, 72, 88)
 _RUBBLE: Colour = (158, 150, 140)
 _TURNS = ((1.0, 0.0), (0.8, 0.6), (0.6, 0.8), (12 / 13, 5 / 13), (5 / 13, 12 / 13), (15 / 17, -8 / 17), (0.8, -0.6))
-
-
-class Draws:
-    """A stream of random numbers fixed by ``key``: only the integers of PCG64, which NumPy keeps stable."""
-
-    def __init__(self, *key: int) -> None:
-        self._bits = np.random.PCG64(np.random.SeedSequence(key))
-
-    def uniform(self, low: float, high: float) -> float:
-        """Return one number from ``low`` (included) to ``high`` (excluded)."""
-        return low + (high - low) * float(self.grid(1)[0])
-
-    def integer(self, count: int) -> int:
-        """Return one integer from 0 to ``count - 1``."""
-        return int(np.asarray(self._bits.random_raw(1))[0]) % count
-
-    def grid(self, *shape: int) -> Array:
-        """Return numbers uniform over 0 … 1 in an array of ``shape``."""
-        raw = np.asarray(self._bits.random_raw(math.prod(shape)), dtype=np.uint64)
-        return (raw >> np.uint64(11)).astype(np.float64).reshape(shape) * (1.0 / (1 << 53))
 
 
 def noise(draws: Draws, side: int, cell: int) -> Array:
