@@ -48,3 +48,8 @@ if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
     [ -e .venv/bin/ruff ] || ln -s "$shared/bin/ruff" .venv/bin/ruff
     echo "$stamp" >.venv/.stamp
 fi
+
+# Open3D's wheel loads it and does not bring it. Its readers (PLY, text PCD) are all that misses it.
+if ! /sbin/ldconfig -p 2>/dev/null | grep -q 'libusb-1\.0\.so\.0'; then
+    scripts/system_packages.sh libusb-1.0-0
+fi
