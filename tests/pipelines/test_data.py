@@ -8,7 +8,14 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-DATASETS = {"audio/sounds", "medical/liver", "nlp/entities", "nlp/posts", "remote_sensing/building_change"}
+DATASETS = {
+    "audio/sounds",
+    "medical/liver",
+    "nlp/entities",
+    "nlp/posts",
+    "point_clouds/streets",
+    "remote_sensing/building_change",
+}
 
 
 @pytest.fixture(scope="session")
