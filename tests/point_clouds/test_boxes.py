@@ -1,4 +1,5 @@
 import math
+import random
 from fractions import Fraction
 
 import numpy as np
@@ -109,6 +110,39 @@ def test_any_two_boxes_share_what_rational_numbers_say_whichever_is_first(one, t
     a, b = (torch.tensor([[x, y, 0, dx, dy, 1, yaw]], dtype=torch.float64) for x, y, dx, dy, yaw in (one, two))
     assert bev_overlap(a, b).item() == pytest.approx(exact_area(a, b), abs=1e-9)
     assert bev_overlap(b, a).item() == pytest.approx(exact_area(b, a), abs=1e-9)
+
+
+def all_but_coinciding(count):
+    """Pairs of boxes that share centres, sides or edges but for differences around the rounding error and above."""
+    draw = random.Random(0)
+    pairs = []
+    for _ in range(count):
+        differences = [draw.choice([0, 0, 1e-16, 1e-14, 1e-12, 1e-8, 1e-3]) * draw.choice([1, -1]) for _ in range(3)]
+        one = [draw.choice([0, -60.3]), draw.choice([0, 1.7]), 0, 4, draw.choice([2, 0.5]), 1, draw.choice([0, 0.3, 2])]
+        two = [
+            one[0] + differences[0],
+            one[1] + differences[1],
+            0,
+            draw.choice([4, 0.5]),
+            draw.choice([2, 5]),
+            1,
+            one[6],
+        ]
+        two[6] += differences[2] + draw.choice([0, math.pi / 2, -math.pi])
+        if draw.random() < 0.4:  # one edge on the other's
+            two[0] += one[3] * math.cos(one[6])
+            two[1] += one[3] * math.sin(one[6])
+        pairs.append((one, two))
+    return torch.tensor(pairs, dtype=torch.float64).unbind(1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_boxes_that_all_but_coincide_share_what_rational_numbers_say(dtype, tolerance):
+    a, b = (rows.to(dtype) for rows in all_but_coinciding(400))
+    expected = torch.tensor(
+        [exact_area(a[row : row + 1], b[row : row + 1]) for row in range(len(a))], dtype=torch.float64
+    )
+    torch.testing.assert_close(paired_bev_overlap(a, b).double(), expected, rtol=0, atol=tolerance)
 
 
 def test_intersection_over_union_of_a_box_with_itself_is_1():

@@ -20,7 +20,7 @@ from torch import Tensor
 from pentad.core.errors import UsageError
 
 # A corner on the other box's edge belongs to what they share; so many rounding errors decide what is on it.
-_SLACK_ROUNDINGS = 2
+_SLACK_ROUNDINGS = 4
 
 
 def corners_bev(boxes: Tensor) -> Tensor:
@@ -126,6 +126,8 @@ def paired_bev_overlap(a: Tensor, b: Tensor) -> Tensor:
     a, b = (torch.cat([box[:, :2] - middle, box[:, 2:7]], dim=1) for box in (a, b))
     corners_a, corners_b = corners_bev(a), corners_bev(b)
     crossings, crossed = _crossings(corners_a, corners_b)
+    # Edges that are all but parallel meet anywhere on `a`'s: such a point is good where it lies in `b` too.
+    crossed = crossed & _within(crossings, b)
     points = torch.cat([corners_a, corners_b, crossings], dim=1)
     return _area_around(points, torch.cat([_within(corners_a, b), _within(corners_b, a), crossed], dim=1))
 
