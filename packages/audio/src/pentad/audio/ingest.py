@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pentad.audio.layouts import Entry, list_entries
-from pentad.audio.statement import FILE, raw_statement
+from pentad.audio.statement import Statement
 from pentad.audio.waveform import stream
 from pentad.core.cases import Case, Rejection, assign_splits, write_cases, write_rejections
 from pentad.core.errors import CaseError, NoInputError, UsageError, nearest
 from pentad.core.files import digest_file
+from pentad.core.statement import FILE, raw_statement
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def _write(
     out.mkdir(parents=True, exist_ok=True)
     occurring = sorted({label for entry, _ in kept for label in entry.labels})
     said = replace(
-        raw_statement(raw),
+        raw_statement(raw, Statement),
         classes=tuple(config.classes) or tuple(occurring),
         exclusive=all(len(entry.labels) == 1 for entry, _ in kept),
         strong=any(entry.events is not None for entry, _ in kept),

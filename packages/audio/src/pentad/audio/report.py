@@ -12,12 +12,13 @@ from typing import Any
 
 from matplotlib.figure import Figure as Drawing
 
-from pentad.audio.statement import Statement, read_statement
+from pentad.audio.statement import Statement
 from pentad.core.errors import UsageError
 from pentad.core.evaluation import Row, compare, from_entry, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
+from pentad.core.statement import read_statement
 
 HEADLINE = ("accuracy", "mean_average_precision", "event_f1", "segment_f1")
 SHOWN = (
@@ -73,7 +74,7 @@ def report(
     """
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
-    data = read_statement(table)
+    data = read_statement(table, Statement)
     seed = int(first.metrics["provenance"].get("seed", 0))
     paired = {
         f"{first.name} - {other.name}": {

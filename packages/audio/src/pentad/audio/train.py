@@ -16,7 +16,7 @@ from pentad.audio.frontends import FrontEnd, FrontEndConfig
 from pentad.audio.losses import sound_loss
 from pentad.audio.models import build
 from pentad.audio.predict import Settings, WindowConfig
-from pentad.audio.statement import Statement, read_statement
+from pentad.audio.statement import Statement
 from pentad.audio.waveform import read
 from pentad.core.bundle import check_target, save_bundle
 from pentad.core.cases import Case, data_digest, read_cases
@@ -25,6 +25,7 @@ from pentad.core.errors import UsageError
 from pentad.core.files import digest_json
 from pentad.core.optimization import TrainConfig
 from pentad.core.run import provenance, seed_everything
+from pentad.core.statement import read_statement
 from pentad.core.trainer import fit
 
 _MEASURED = 200
@@ -63,7 +64,7 @@ class TrainRequest:
 def train(request: TrainRequest) -> str:
     """Train one model, write its bundle and return a one-line summary."""
     check_target(request.out, overwrite=request.overwrite)
-    said, cases = read_statement(request.table), read_cases(request.table, "train")
+    said, cases = read_statement(request.table, Statement), read_cases(request.table, "train")
     config = load_params(request.params, "train", TrainConfig, request.overrides)
     loss, augmentation = (
         load_params(request.params, "loss", LossConfig),

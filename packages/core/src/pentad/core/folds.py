@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from pentad.core import statement
 from pentad.core.cases import Case, read_cases, shuffled_groups, write_cases
 from pentad.core.errors import UsageError
 
 TABLE = "cases.jsonl"
-_STATEMENT = "dataset.json"  # what the data say of themselves follows them, in the domains that have it
 
 
 def assign_folds(cases: Sequence[Case], count: int, seed: int) -> list[list[Case]]:
@@ -54,7 +54,7 @@ def write_folds(table: Path, out: Path, count: int, seed: int) -> str:
     folds = assign_folds(read_cases(table), count, seed)
     for fold, cases in enumerate(folds):
         write_cases(out / str(fold) / TABLE, cases)
-        if (table.parent / _STATEMENT).is_file():
-            shutil.copyfile(table.parent / _STATEMENT, out / str(fold) / _STATEMENT)
+        if (table.parent / statement.FILE).is_file():
+            shutil.copyfile(table.parent / statement.FILE, out / str(fold) / statement.FILE)
     tested = ", ".join(str(sum(case.split == "test" for case in cases)) for cases in folds)
     return f"{len(folds[0])} cases in {count} folds, {tested} tested in each"

@@ -22,7 +22,7 @@ from pentad.core.files import digest_files, write_json, write_text
 from pentad.core.metrics import Interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import provenance
-from pentad.medical.statement import Statement, read_statement
+from pentad.core.statement import Statement, read_statement
 
 METRICS = ("liver_dice", "lesion_dice", "liver_nsd", "lesion_nsd", "lesion_f1")
 _COST = ("parameters", "gflop", "seconds", "peak_mb")
@@ -62,7 +62,7 @@ def compare_models(request: CompareRequest) -> str:
     if request.baseline not in trials:
         problem = f"the baseline '{request.baseline}' was not evaluated{nearest(request.baseline, trials)}"
         raise UsageError("PTD-602", problem, f"name one of {', '.join(trials)}", request.evaluations)
-    data = read_statement(request.table)
+    data = read_statement(request.table, Statement)
     rows = {model: mean_over_seeds(list(seeds.values())) for model, seeds in trials.items()}
     others = [model for model in trials if model != request.baseline]
     against = rows[request.baseline]

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pentad.core.cases import Case, Rejection, assign_splits, write_cases, write_rejections
 from pentad.core.errors import CaseError, NoInputError, UsageError
+from pentad.core.statement import Statement, raw_statement
 from pentad.medical.dicom import FileRejection, Series, index_files, read_series, walk
 from pentad.medical.layouts import LAYOUTS, Pair, find_pairs, is_nifti, unique_ids
 from pentad.medical.privacy import hide_patients, load_key, pseudonym
 from pentad.medical.selection import SelectionRules, choose
-from pentad.medical.statement import raw_statement
 from pentad.medical.volumes import (
     Volume,
     as_labels,
@@ -272,7 +272,7 @@ def prepare(
     try:
         done = _prepare(raw, partial, config)
         if partial and done.cases:
-            raw_statement(raw).save(partial)
+            raw_statement(raw, Statement).save(partial)
             _finish(partial, out, done)
     except OSError as error:
         problem = f"cannot be written ({error.strerror or type(error).__name__})"

@@ -20,8 +20,8 @@ from pentad.core.evaluation import Row, compare, from_entry, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
+from pentad.core.statement import Statement, read_statement
 from pentad.medical.page import three_planes
-from pentad.medical.statement import Statement, read_statement
 from pentad.medical.volumes import canonical, read_label, read_nifti
 
 HEADLINE = ("liver_dice", "lesion_dice", "liver_nsd", "lesion_nsd", "lesion_f1_pooled")
@@ -91,7 +91,7 @@ def report(
     """
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
-    data = read_statement(table)
+    data = read_statement(table, Statement)
     seed = int(first.metrics["provenance"].get("seed", 0))
     paired = {
         f"{first.name} - {other.name}": {

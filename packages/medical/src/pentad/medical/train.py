@@ -15,6 +15,7 @@ from pentad.core.config import load_params, to_mapping
 from pentad.core.files import digest_file, digest_files, digest_json
 from pentad.core.optimization import TrainConfig
 from pentad.core.run import provenance, seed_everything
+from pentad.core.statement import Statement, read_statement
 from pentad.core.trainer import fit
 from pentad.medical.augment import AugmentConfig
 from pentad.medical.dataset import PatchConfig, PatchDataset, prepare_case
@@ -24,7 +25,6 @@ from pentad.medical.plan import Plan, read_plan
 from pentad.medical.postprocess import PostProcessing
 from pentad.medical.predict import Settings
 from pentad.medical.pretrained import load_pretrained
-from pentad.medical.statement import read_statement
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class TrainRequest:
 def train(request: TrainRequest) -> str:
     """Train one model, write its bundle and return a one-line summary."""
     check_target(request.out, overwrite=request.overwrite)
-    made, said = fitted(request.model, read_plan(request.plan)), read_statement(request.table)
+    made, said = fitted(request.model, read_plan(request.plan)), read_statement(request.table, Statement)
     config = load_params(request.params, "train", NetworkTraining, request.overrides)
     config = replace(config, batch_size=made.batch_size)
     augmentation = load_params(request.params, "augment", AugmentConfig)

@@ -14,12 +14,13 @@ from typing import Literal
 from pentad.core.cases import Rejection, assign_splits, write_cases, write_rejections
 from pentad.core.errors import CaseError, NoInputError, UsageError, nearest
 from pentad.core.files import write_text
+from pentad.core.statement import FILE as STATEMENT
+from pentad.core.statement import raw_statement
 from pentad.nlp.conll import TagReading, blocks, to_document
 from pentad.nlp.documents import Document, to_case
 from pentad.nlp.duplicates import find_overlaps
 from pentad.nlp.reading import find_files, kind_of, read_text
-from pentad.nlp.statement import FILE as STATEMENT
-from pentad.nlp.statement import raw_statement
+from pentad.nlp.statement import Statement
 from pentad.nlp.tables import column, rows
 from pentad.nlp.tags import SCHEMES, Scheme, split_tag
 from pentad.nlp.text import check_length
@@ -102,7 +103,7 @@ def prepare(raw: Path, out: Path, config: PrepareConfig, *, dry_run: bool = Fals
     overlaps = find_overlaps(documents, config.similarity)
     dropped = {pair.other for pair in overlaps if pair.splits[1] == "train"} if config.duplicates == "drop" else set()
     documents = [document for document in documents if document.id not in dropped]
-    said = replace(raw_statement(raw), task=config.task, labels=tuple(_labels(documents, config)))
+    said = replace(raw_statement(raw, Statement), task=config.task, labels=tuple(_labels(documents, config)))
     if not dry_run:
         write_cases(out / "cases.jsonl", [to_case(document) for document in documents])
         write_rejections(out / "rejected.jsonl", refused)

@@ -19,8 +19,9 @@ from pentad.core.files import write_json, write_text
 from pentad.core.metrics import Interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Notice, Table, Text, draw_intervals, style, write_page
 from pentad.core.run import code_version
+from pentad.core.statement import read_statement
 from pentad.nlp import metrics
-from pentad.nlp.statement import Statement, read_statement
+from pentad.nlp.statement import Statement
 
 HEADLINES = {
     "entities": ("f1", "f1_partial", "f1_macro", "calibration_error"),
@@ -83,7 +84,7 @@ def report(
     """
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
-    data = read_statement(table)
+    data = read_statement(table, Statement)
     seed = int(first.metrics["provenance"].get("seed", 0))
     paired = {f"{first.name} - {other.name}": _difference(first, other, data, seed) for other in others}
     content: dict[str, Any] = {

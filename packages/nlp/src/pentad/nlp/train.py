@@ -18,6 +18,7 @@ from pentad.core.errors import UsageError
 from pentad.core.files import digest_json
 from pentad.core.optimization import TrainConfig
 from pentad.core.run import pick_device, provenance, seed_everything
+from pentad.core.statement import read_statement
 from pentad.core.trainer import fit
 from pentad.nlp.calibration import fit_temperature
 from pentad.nlp.dataset import IGNORED, Batches, TextConfig, Window, align, pieces_of, windows_of
@@ -31,7 +32,7 @@ from pentad.nlp.models.char_tfidf import fit_char_tfidf
 from pentad.nlp.models.crf import fit_crf
 from pentad.nlp.models.encoder import EncoderConfig, find_pretrained, positions, scale_learning_rates
 from pentad.nlp.predict import Prediction, Settings, predict_documents
-from pentad.nlp.statement import Statement, read_statement
+from pentad.nlp.statement import Statement
 from pentad.nlp.tags import split_tag, tag_names
 from pentad.nlp.text import normalise
 from pentad.nlp.tokenizer import FILE, PieceTokenizer, learn
@@ -104,7 +105,7 @@ class Trained:
 def train(request: TrainRequest) -> str:
     """Train one model, calibrate it on the validation split, write its bundle and return a one-line summary."""
     check_target(request.out, overwrite=request.overwrite)
-    said = read_statement(request.table)
+    said = read_statement(request.table, Statement)
     chosen = entry(request.model, said.task)
     plan = Plan.read(request.params, request.overrides)
     cases = read_cases(request.table, "train")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from rasterio.errors import RasterioError
 
 from pentad.core.cases import Case, Rejection, assign_splits, write_cases, write_rejections
 from pentad.core.errors import CaseError, NoInputError, UsageError
-from pentad.core.files import atomic, write_json
+from pentad.core.files import atomic
+from pentad.core.statement import Statement, raw_statement
 from pentad.remote_sensing.layouts import FoundPair, find_pairs
 from pentad.remote_sensing.losses import IGNORED
 from pentad.remote_sensing.raster import PairConfig, open_pair, require_valid
@@ -87,16 +87,9 @@ def prepare(raw: Path, out: Path, config: PrepareConfig, *, dry_run: bool = Fals
     write_rejections(out / "rejected.jsonl", rejected)
     if not cases:
         raise NoInputError("PTD-859", f"none of {len(pairs)} pairs can be used", "see rejected.jsonl", out)
-    write_json(out / "dataset.json", read_about(raw))
+    raw_statement(raw, Statement).save(out)
     write_cases(table, assign_splits(cases, config.split, config.seed))
     return Prepared(f"{text}; see {table}", len(rejected))
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """Return what dataset.json says: name, whether synthetic, licence; without one, that nothing is stated."""
-    path = folder / "dataset.json"
-    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {"name": folder.name, "synthetic": False, "licence": "not stated", **about}
 
 
 def _case(pair: FoundPair, out: Path, config: PairConfig, *, dry_run: bool) -> Case:

@@ -15,7 +15,7 @@ from pentad.core.evaluation import Row, compare, from_entry, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, draw_intervals, write_page
 from pentad.core.run import code_version
-from pentad.remote_sensing.ingest import read_about
+from pentad.core.statement import Statement, read_statement
 
 HEADLINE = ("f1_pooled", "iou_pooled")
 SHOWN = ("f1_pooled", "iou_pooled", "precision_pooled", "recall_pooled", "f1", "iou")
@@ -55,7 +55,7 @@ def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
     """
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
-    about = read_about(table.parent)
+    about = read_statement(table, Statement)
     seed = int(first.metrics["provenance"].get("seed", 0))
     paired = {
         f"{first.name} - {other.name}": {
@@ -64,7 +64,7 @@ def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
         for other in others
     }
     metrics: dict[str, Any] = {
-        "data": "synthetic" if about["synthetic"] else "real",
+        "data": "synthetic" if about.synthetic else "real",
         "headline": ", ".join(HEADLINE),
         "models": {
             entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
@@ -77,9 +77,9 @@ def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
     }
     write_json(out / "metrics.json", metrics)
     write_text(out / "report" / "per_case.csv", _per_case(found))
-    blocks = _blocks(found, paired, synthetic=bool(about["synthetic"]))
+    blocks = _blocks(found, paired, synthetic=about.synthetic)
     page = out / "report" / "index.html"
-    write_page(page, str(about["name"]), blocks, metrics["provenance"], subtitle="Building change between two dates")
+    write_page(page, about.name, blocks, metrics["provenance"], subtitle="Building change between two dates")
     return f"{len(found)} models on {first.metrics['cases']['scored']} scenes; see {page}"
 
 

@@ -17,9 +17,10 @@ from pentad.core.errors import NoInputError, UsageError, nearest
 from pentad.core.files import digest_json
 from pentad.core.optimization import TrainConfig
 from pentad.core.run import provenance, seed_everything
+from pentad.core.statement import Statement, read_statement
 from pentad.core.trainer import fit
 from pentad.remote_sensing.dataset import PatchConfig, Patches, measure
-from pentad.remote_sensing.ingest import PrepareConfig, read_about
+from pentad.remote_sensing.ingest import PrepareConfig
 from pentad.remote_sensing.losses import change_loss
 from pentad.remote_sensing.models import MODELS
 from pentad.remote_sensing.predict import BINARY, Settings, TileConfig
@@ -89,15 +90,15 @@ def train(request: TrainRequest) -> str:
 
     result = fit(model, samples, objective, config, request.run, resume=request.resume)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    about = read_about(request.table.parent)
-    licence = str(about["licence"])
+    about = read_statement(request.table, Statement)
+    licence = about.licence
     save_bundle(
         request.out,
         model.cpu(),
         domain="remote_sensing",
         name=request.model,
         settings=settings.to_mapping(),
-        card=_card(request.model, config, len(cases), parameters, synthetic=bool(about["synthetic"])),
+        card=_card(request.model, config, len(cases), parameters, synthetic=about.synthetic),
         provenance=provenance(
             seed=config.seed,
             data=data_digest(cases, ("before", "after", "label")),
