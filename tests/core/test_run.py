@@ -48,3 +48,9 @@ def test_an_error_is_one_sentence_with_place_and_remedy(error, code):
 def test_the_nearest_name_is_offered_only_where_one_is_near():
     assert nearest("modle", ["model", "data"]) == " (did you mean 'model'?)"
     assert nearest("zzz", ["model", "data"]) == ""
+
+
+def test_a_domains_results_state_its_own_code_and_cores_alone():
+    stated = code_version("medical")
+    assert sorted(stated) == ["pentad-core", "pentad-medical", "source"]
+    assert stated["source"] not in {code_version()["source"], code_version("audio")["source"]}

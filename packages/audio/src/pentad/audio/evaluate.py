@@ -87,7 +87,9 @@ def evaluate(
     scored = [_gather(row, *found[row.id], classes) for row in rows if row.status == "ok"]
     summary = _summary(rows, scored, classes, config)
     data = data_digest([found[row.row.id][1] for row in scored], ("audio",))
-    statement = provenance(seed=config.seed, model=tagger.digest, config=digest_json(to_mapping(config)), data=data)
+    statement = provenance(
+        "audio", seed=config.seed, model=tagger.digest, config=digest_json(to_mapping(config)), data=data
+    )
     write_text(out / "scores.csv", _scores_csv(scored, classes))
     write_text(out / "events.csv", events_csv({name: tagging for name, (tagging, _) in found.items()}))
     write_results(out, rows, summary, statement)

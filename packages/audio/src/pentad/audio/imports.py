@@ -75,7 +75,7 @@ def import_checkpoint(request: ImportRequest) -> str:
         name=request.model,
         settings=Settings(front, names, windows).to_mapping(),
         card=f"# {request.model}\n\nImported from `{request.checkpoint.name}`, with its published front-end.",
-        provenance=provenance(checkpoint=digest_file(request.checkpoint)),
+        provenance=provenance("audio", checkpoint=digest_file(request.checkpoint)),
         licences={"code": f"Apache-2.0; official code {_CODE[request.model]}", "weights": "as the checkpoint's"},
         overwrite=request.overwrite,
     )

@@ -74,7 +74,7 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     identity = {
         "model": _model_digest(request.model),
         "config": digest_json(list(outputs)),
-        "code": code_version()["source"],
+        "code": code_version("audio")["source"],
     }
     cases, aside = _cases(request)
     if only_say:
@@ -88,7 +88,7 @@ def _model_digest(model: str) -> str:
         return str(read_manifest(Path(model)).get("digest", ""))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
         raise ModelError("PTD-740", "no such bundle", "give a bundle's folder or OWNER/NAME", model)
-    return digest_json([model, code_version()])
+    return digest_json([model, code_version("audio")])
 
 
 def _cases(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
@@ -145,7 +145,7 @@ def _tag(tagger: Tagger, outputs: tuple[str, ...], case: Case, folder: Path) -> 
                 embeddings.append(scores.embedding)
 
         tagging = tagger.run(path, sink)
-    statement = provenance(model=tagger.digest, config=digest_json(list(outputs)), input=input_digest(case))
+    statement = provenance("audio", model=tagger.digest, config=digest_json(list(outputs)), input=input_digest(case))
     if "csv" in outputs:
         _write_csv(folder, tagging, classes)
     else:

@@ -90,7 +90,7 @@ def report(
         },
         "paired_difference": paired,
         "provenance": {
-            "code": code_version(),
+            "code": code_version("audio"),
             "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
         },
     }

@@ -111,7 +111,7 @@ def train(request: TrainRequest) -> str:
         settings=settings.to_mapping(),
         card=_card(request.model, said, settings, config, len(cases)),
         provenance=provenance(
-            seed=config.seed, data=data_digest(cases, ("audio",)), config=digest_json([*parts, shape])
+            "audio", seed=config.seed, data=data_digest(cases, ("audio",)), config=digest_json([*parts, shape])
         ),
         # What a licence of data says of models trained on them is for the user to judge.
         licences={"code": "Apache-2.0", "weights": f"as the training data: {said.licence}", "data": said.licence},

@@ -54,15 +54,19 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 @functools.cache
-def code_version() -> dict[str, str]:
-    """Return the versions of the installed pentad packages and a digest of their source files.
+def code_version(domain: str = "") -> dict[str, str]:
+    """Return the versions of core and one domain and a digest of their source files.
 
     The digest depends on the source's content alone, so it is equal in every clone and wheel of one state.
+
+    Args:
+        domain: Such as 'medical'; without one, every installed pentad package counts.
     """
+    wanted = {"pentad-core", f"pentad-{domain.replace('_', '-')}"}
     versions = {
         name: distribution.version
         for distribution in importlib.metadata.distributions()
-        if (name := distribution.metadata["Name"]) and name.startswith("pentad-")
+        if (name := distribution.metadata["Name"]) and name.startswith("pentad-") and (not domain or name in wanted)
     }
     modules = [importlib.util.find_spec(name.replace("-", ".", 1).replace("-", "_")) for name in versions]
     folders = [folder for spec in modules if spec for folder in spec.submodule_search_locations or []]
@@ -81,14 +85,15 @@ def git_commit() -> str:
         return ""
 
 
-def provenance(*, seed: int | None = None, **digests: str) -> dict[str, Any]:
+def provenance(domain: str = "", *, seed: int | None = None, **digests: str) -> dict[str, Any]:
     """Return what a result file says of its making: code version, seed and the digests given by name.
 
     Args:
+        domain: Whose code made the result, beside core's; without one, all that is installed is stated.
         seed: Seed of the run, where there is one.
         digests: For instance ``model=…``, ``config=…``, ``data=…``: SHA-256 in hexadecimal digits.
     """
-    statement: dict[str, Any] = {"code": code_version(), **digests}
+    statement: dict[str, Any] = {"code": code_version(domain), **digests}
     return statement if seed is None else {**statement, "seed": seed}
 
 

@@ -188,7 +188,7 @@ def row(folder: Path, result: Result) -> dict[str, str | int | float]:
 def _algorithm(result: Result, predictor: Predictor) -> Algorithm:
     from pentad.medical.seg import Algorithm
 
-    version = code_version()
+    version = code_version("medical")
     series = result.scan.series
     return Algorithm(
         name=predictor.name,

@@ -77,7 +77,7 @@ def compare_models(request: CompareRequest) -> str:
         "difference_of_each_seed": {model: _by_seed(trials, model, request) for model in others},
         "cost": _read_costs(request.costs, trials),
         "provenance": provenance(
-            seed=request.seed, evaluations=digest_files(sorted(request.evaluations.rglob("per_case.csv")))
+            "medical", seed=request.seed, evaluations=digest_files(sorted(request.evaluations.rglob("per_case.csv")))
         ),
     }
     write_json(request.out / "metrics.json", metrics)

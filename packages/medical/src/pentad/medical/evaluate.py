@@ -82,7 +82,9 @@ def evaluate(
     summary = summarise(rows, config.seed, SUMMARY_METRICS if scored else ())
     pooled = pooled_metrics([row.metrics for row in scored], config.seed, [row.group or row.id for row in scored])
     summary |= {name: to_entry(interval) for name, interval in pooled.items()}
-    statement = provenance(seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=data)
+    statement = provenance(
+        "medical", seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=data
+    )
     write_text(out / "per_lesion.csv", _as_csv(lesions))
     if ruled:
         write_json(out / "rules.json", table_of(ruled, config.seed))

@@ -172,7 +172,7 @@ def _compare(subject: Subject, again: Again, kind: str, tolerance: float) -> dic
         "compared_on": f"{len(found)} generated patches, float32, CPU",
         "intended_use": "research use only; not a medical device",
         "licences": subject.bundle.licences,
-        "provenance": provenance(model=subject.bundle.digest),
+        "provenance": provenance("medical", model=subject.bundle.digest),
     }
 
 

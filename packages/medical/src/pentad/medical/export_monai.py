@@ -44,7 +44,7 @@ def write_monai(bundle: Bundle, settings: Settings, folder: Path) -> None:
 
 
 def _metadata(bundle: Bundle, settings: Settings, *, own: bool) -> dict[str, Any]:
-    version = code_version()["pentad-medical"]
+    version = code_version("medical")["pentad-medical"]
     names = {"0": "background", **{str(value): name for name, value in settings.classes.items()}}
     shape = list(settings.patch_size)
     return {

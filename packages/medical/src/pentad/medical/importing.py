@@ -94,6 +94,7 @@ def import_checkpoint(request: ImportRequest) -> str:
         settings=settings.to_mapping(),
         card=_card(request, settings, parameters),
         provenance=provenance(
+            "medical",
             checkpoint=digest_file(request.checkpoint),
             config=digest_json(to_mapping(getattr(model, "config"))),  # noqa: B009
         ),

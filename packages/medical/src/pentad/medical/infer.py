@@ -77,7 +77,7 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     identity = {
         "model": _model_digest(request.model),
         "config": digest_json([request.config(rules), outputs]),
-        "code": code_version()["source"],
+        "code": code_version("medical")["source"],
     }
     # What stays on the screen may name the files as they are; what is kept may not name the patient.
     cases, rejections = _cases(request, rules, hide=not only_say)
@@ -119,7 +119,7 @@ def _one_digest(model: str) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
         problem = f"no such bundle{nearest(model, BASELINES)}"
         raise ModelError("PTD-520", problem, f"give a bundle's folder, OWNER/NAME or {', '.join(BASELINES)}", model)
-    return digest_json([model, code_version()])
+    return digest_json([model, code_version("medical")])
 
 
 def _cases(request: PredictRequest, rules: SelectionRules, *, hide: bool) -> tuple[list[Case], list[Rejection]]:
@@ -144,7 +144,7 @@ def _segment(
 ) -> CaseResult:
     scan = load_scan(case, rules)
     prediction = predictor.run(scan.volume)
-    statement = provenance(model=predictor.digest, config=config, input=input_digest(case))
+    statement = provenance("medical", model=predictor.digest, config=config, input=input_digest(case))
     result = examine(case.id, scan, prediction, predictor, statement)
     write_files(folder, result, predictor, outputs)
     return CaseResult(row(folder, result), list(result.quality.flags))

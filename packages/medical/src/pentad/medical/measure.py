@@ -55,7 +55,7 @@ def measure_model(model: str, plan: Path, out: Path, params: Path, overrides: Se
         "device": str(device),
         "threads": torch.get_num_threads(),
         **{name: round(value, 4) for name, value in asdict(cost).items()},
-        "provenance": provenance(plan=digest_file(plan)),
+        "provenance": provenance("medical", plan=digest_file(plan)),
     }
     write_json(out, entry)
     return (

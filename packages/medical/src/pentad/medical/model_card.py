@@ -28,7 +28,7 @@ def write_model_card(path: Path, source: str) -> None:
         heading, digest, more = _bundle(name)
         digests[heading] = digest
         blocks += more
-    write_page(path, "Model card", blocks, {"models": digests, "code": code_version()})
+    write_page(path, "Model card", blocks, {"models": digests, "code": code_version("medical")})
 
 
 def _bundle(source: str) -> tuple[str, str, Sequence[Block]]:

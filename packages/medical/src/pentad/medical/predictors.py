@@ -51,7 +51,7 @@ class Predictor:
 
 def baseline_digest() -> str:
     """Return what stands for the digest of a predictor without weights: that of the code."""
-    return digest_bytes(code_version()["source"].encode())
+    return digest_bytes(code_version("medical")["source"].encode())
 
 
 def sources_of(source: str) -> list[str]:

@@ -107,7 +107,7 @@ def report(
         },
         "paired_difference": paired,
         "provenance": {
-            "code": code_version(),
+            "code": code_version("medical"),
             "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
         },
     }

@@ -130,6 +130,7 @@ def train(request: TrainRequest) -> str:
 
     result = fit(model, PatchDataset(prepared, drawing), objective, config, request.run, resume=request.resume)
     statement = provenance(
+        "medical",
         seed=config.seed,
         data=data,
         plan=digest_file(request.plan),

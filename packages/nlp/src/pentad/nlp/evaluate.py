@@ -98,6 +98,7 @@ def evaluate(
         hits = right.astype(float)[sure]
         summary["accuracy_where_not_abstained"] = to_entry(bootstrap_interval(hits, seed=config.seed))
     statement = provenance(
+        "nlp",
         seed=config.seed,
         model=predictor.digest,
         config=digest_json(to_mapping(config)),

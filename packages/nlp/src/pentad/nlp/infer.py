@@ -61,7 +61,7 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     if request.outputs not in ("", "page"):
         raise UsageError("PTD-803", f"'{request.outputs}' is no output", "give page or nothing to --outputs")
     config = digest_json({"stream": asdict(request.stream), "outputs": request.outputs})
-    identity = {"model": _model_digest(request.model), "config": config, "code": code_version()["source"]}
+    identity = {"model": _model_digest(request.model), "config": config, "code": code_version("nlp")["source"]}
     if [path.name for path in request.inputs] == ["cases.jsonl"]:
         cases, refused = _from_table(request)
     else:
@@ -87,7 +87,7 @@ def _model_digest(model: str) -> str:
         return str(read_manifest(Path(model)).get("digest", ""))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
         raise ModelError("PTD-804", "no such bundle", "give a bundle's folder or OWNER/NAME", model)
-    return digest_json([model, code_version()])
+    return digest_json([model, code_version("nlp")])
 
 
 def _processor(request: PredictRequest, config: str) -> Callable[[Case, Path], CaseResult]:
@@ -116,7 +116,7 @@ def _read(predictor: Predictor, request: PredictRequest, config: str, case: Case
     if request.outputs == "page":
         from pentad.nlp.page import write_documents_page
 
-        statement = provenance(model=predictor.digest, config=config, input=input_digest(case))
+        statement = provenance("nlp", model=predictor.digest, config=config, input=input_digest(case))
         write_documents_page(folder / "page.html", case.id, pairs, statement)
     return _result(documents, predictions)
 

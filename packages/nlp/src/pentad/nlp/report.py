@@ -96,7 +96,7 @@ def report(
         "paired_difference": paired,
         "bias": {entry.name: bias for entry in found if (bias := entry.json("bias.json", optional=True))},
         "provenance": {
-            "code": code_version(),
+            "code": code_version("nlp"),
             "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
         },
     }

@@ -132,7 +132,9 @@ def train(request: TrainRequest) -> str:
         name=request.model,
         settings=settings.to_mapping(),
         card=_card(request.model, said, trained.how, temperature, len(documents)),
-        provenance=provenance(seed=plan.train.seed, data=data_digest(cases), config=digest_json(to_mapping(plan))),
+        provenance=provenance(
+            "nlp", seed=plan.train.seed, data=data_digest(cases), config=digest_json(to_mapping(plan))
+        ),
         # What a licence of data says of models trained on them is for the user to judge.
         licences={"code": "Apache-2.0", "weights": f"as the training data: {said.licence}", "data": said.licence},
         extra={FILE: trained.tokenizer.text} if trained.tokenizer else None,

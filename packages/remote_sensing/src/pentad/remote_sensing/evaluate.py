@@ -67,7 +67,9 @@ def evaluate(
     for name in SCORES if scored else ():
         interval = pooled_interval(counts, _formula(name), seed=config.seed, groups=groups)
         summary[f"{name}_pooled"] = to_entry(interval)
-    statement = provenance(seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=data)
+    statement = provenance(
+        "remote_sensing", seed=config.seed, model=predictor.digest, config=digest_json(to_mapping(config)), data=data
+    )
     write_results(out, rows, summary, statement)
     failed = len(rows) - len(scored)
     text = f"{predictor.name}: {len(scored)} scenes scored, {failed} failed"

@@ -72,7 +72,7 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
 
 
 def _code() -> str:
-    return code_version()["source"]
+    return code_version("remote_sensing")["source"]
 
 
 def _config_digest(request: PredictRequest) -> str:
@@ -126,7 +126,7 @@ def _processor(
 def _find(
     predictor: Predictor, threshold: float, polygons: PolygonConfig, config: str, case: Case, folder: Path
 ) -> CaseResult:
-    statement = provenance(model=predictor.digest, config=config, input=input_digest(case))
+    statement = provenance("remote_sensing", model=predictor.digest, config=config, input=input_digest(case))
     dates = _dates(case)
     with open_pair(Path(case.files["before"]), Path(case.files["after"]), predictor.pair) as pair:
         tags = {"PENTAD_MODEL": predictor.digest, "PENTAD_CONFIG": config, "PENTAD_INPUT": statement["input"]}

@@ -75,7 +75,7 @@ class Predictor:
 
 def baseline_digest() -> str:
     """Return what stands for the digest of a predictor without weights: that of the code."""
-    return digest_bytes(code_version()["source"].encode())
+    return digest_bytes(code_version("remote_sensing")["source"].encode())
 
 
 def load_predictor(source: str, device: str = "auto", *, offline: bool = False) -> Predictor:

@@ -71,7 +71,7 @@ def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
         },
         "paired_difference": paired,
         "provenance": {
-            "code": code_version(),
+            "code": code_version("remote_sensing"),
             "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
         },
     }

@@ -100,6 +100,7 @@ def train(request: TrainRequest) -> str:
         settings=settings.to_mapping(),
         card=_card(request.model, config, len(cases), parameters, synthetic=about.synthetic),
         provenance=provenance(
+            "remote_sensing",
             seed=config.seed,
             data=data_digest(cases, ("before", "after", "label")),
             config=digest_json([to_mapping(config), to_mapping(patches), sizes]),

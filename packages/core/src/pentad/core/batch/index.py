@@ -39,7 +39,7 @@ def write_index(folder: Path, records: Sequence[CaseRecord], state: RunState) ->
     rows = [[*_fixed(record), *(_own(record, name) for name in own)] for record in ordered]
     if rows:
         blocks.append(Table(columns, rows))
-    write_page(folder / INDEX, f"Run {state.run}", blocks, {**state.identity, "code": state.code})
+    write_page(folder / INDEX, f"Run {state.run}", blocks, {**state.identity, "installed": state.code})
 
 
 def _fixed(record: CaseRecord) -> list[Cell]:
