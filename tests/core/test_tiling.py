@@ -98,6 +98,25 @@ def test_slabs_follow_each_other_without_a_gap():
     torch.testing.assert_close(torch.cat([slab for _, slab in parts], 1), image)
 
 
+@pytest.mark.parametrize("tile", [8, 64])
+def test_slabs_from_a_row_on_are_those_of_a_run_from_the_top_and_skip_windows_above_it(tile):
+    image = torch.randn(1, 37, 20, generator=torch.Generator().manual_seed(0))
+    seen = Counter()
+
+    def blurred(windows):
+        seen["windows"] += 1
+        return torch.nn.functional.avg_pool2d(windows, 3, 1, 1)
+
+    whole = list(predict_slabs(blurred, image, (tile, tile)))
+    for number, (first, _) in enumerate(whole):
+        seen.clear()
+        part = list(predict_slabs(blurred, image, (tile, tile), first=first))
+        assert [start for start, _ in part] == [start for start, _ in whole[number:]]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(part, whole[number:], strict=True))
+        rows, columns = window_starts((37, 20), (tile, tile))
+        assert seen["windows"] == sum(start + tile > first for start in rows) * len(columns)
+
+
 def test_the_batch_size_changes_no_bit_of_an_elementwise_prediction():
     image = torch.randn(1, 30, 30, generator=torch.Generator().manual_seed(2))
     one, many = (predict_tiled(position_dependent, image, (8, 8), batch_size=size) for size in (1, 7))

@@ -109,12 +109,28 @@ def predict_tiled(
 
 
 def predict_slabs(
-    predict: Predict, image: Tensor | Windows, tile: Sequence[int], *, step: float = 0.5, batch_size: int = 1
+    predict: Predict,
+    image: Tensor | Windows,
+    tile: Sequence[int],
+    *,
+    step: float = 0.5,
+    batch_size: int = 1,
+    first: int = 0,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield the parts of `predict_tiled`'s result, each as soon as no further window touches it.
 
     Whoever needs labels only takes the arg max of each part and never holds ``k`` maps of the whole image. An image
     larger than the tile along every axis is only ever asked for windows, so it need not be in memory either.
+
+    Args:
+        predict: As in `predict_tiled`.
+        image: As in `predict_tiled`, or read window by window.
+        tile: Shape of a window.
+        step: Largest distance between windows as a share of the tile.
+        batch_size: Windows given to ``predict`` at a time.
+        first: Position along the first spatial axis to begin with, the end of an earlier part. Windows that end before
+            it are left out, and the parts from there on are those of a run from the top; with a batch size of 1 to the
+            bit.
 
     Yields:
         The first position along the first spatial axis, and the finished part ``(k, rows, *spatial[1:])``. The
@@ -129,17 +145,26 @@ def predict_slabs(
     inner = tuple(slice(margin, margin + length) for margin, length in zip(before[1:], shape[1:], strict=True))
     sums = _Slab(gaussian_map(tile).to(image.device), tuple(padded.shape[1:]))
     # The first axis varies slowest, so once a window begins further along, the rows before it are finished.
-    corners = itertools.product(*starts)
+    needed = [start for start in starts[0] if start + tile[0] > first + before[0]]
+    corners = itertools.product(needed, *starts[1:])
+    sums.start = needed[0]
     while batch := list(itertools.islice(corners, batch_size)):
         logits = _run(predict, padded, batch, tile)
         for corner, window in zip(batch, logits, strict=True):
             if corner[0] > sums.start:
                 start, slab = sums.advance(corner[0])
-                yield start, slab[(slice(None), slice(None), *inner)]
+                yield from _from(first, start, slab[(slice(None), slice(None), *inner)])
             sums.add(corner, window)
     start, slab = sums.advance(sums.start + tile[0])
     rows = slice(before[0], before[0] + min(slab.shape[1], shape[0]))
-    yield start, slab[(slice(None), rows, *inner)]
+    yield from _from(first, start, slab[(slice(None), rows, *inner)])
+
+
+def _from(first: int, start: int, part: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The part from the position ``first`` on, if anything of it is left."""
+    gone = max(first - start, 0)
+    if gone < part.shape[1]:
+        yield start + gone, part[:, gone:]
 
 
 @dataclass
