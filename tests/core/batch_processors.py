@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pentad.core.batch import CaseResult
+from pentad.core.batch import CaseResult, tell_share
 from pentad.core.cases import Case
 from pentad.core.errors import CaseError, ModelError
 
@@ -30,6 +30,17 @@ def _double(case: Case, folder: Path, *, seen: Path, delay: float) -> CaseResult
 
 def doubling(seen: Path, delay: float = 0.0) -> Callable[[Case, Path], CaseResult]:
     return partial(_double, seen=seen, delay=delay)
+
+
+def _tell(case: Case, folder: Path) -> CaseResult:
+    tell_share(0.25)
+    time.sleep(1.5)
+    return CaseResult()
+
+
+def telling() -> Callable[[Case, Path], CaseResult]:
+    """The case that says how far it is before it takes its time."""
+    return _tell
 
 
 def _raise(error: BaseException) -> None:

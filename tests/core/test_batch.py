@@ -44,6 +44,13 @@ def doubling(tmp_path):
     return partial(batch_processors.doubling, tmp_path / "seen.txt")
 
 
+def test_a_long_case_shows_how_much_of_it_is_done(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pentad.core.batch.progress._INTERVAL", 0.2)
+    cases = make_cases(tmp_path / "in", 1)
+    assert run_batch(cases, batch_processors.telling, BatchOptions(tmp_path / "out", run="a"), IDENTITY) == 0
+    assert "0 of 1 cases and 25% of the next after" in capsys.readouterr().err
+
+
 def test_a_good_run_leaves_files_records_and_exit_code_zero(tmp_path, doubling):
     cases = make_cases(tmp_path / "in", 4)
     code = run_batch(cases, doubling, BatchOptions(tmp_path / "out", run="a"), IDENTITY)

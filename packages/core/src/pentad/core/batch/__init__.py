@@ -22,6 +22,7 @@ from pentad.core.batch.planning import Cost, dry_run
 from pentad.core.batch.progress import Progress
 from pentad.core.batch.run import BatchRun, Finish, Setup
 from pentad.core.batch.shards import Shard, parse_shard
+from pentad.core.batch.worker import tell_share
 from pentad.core.cases import Case, Rejection
 from pentad.core.errors import UsageError
 from pentad.core.interrupt import Interrupt
@@ -38,6 +39,7 @@ __all__ = [
     "dry_run",
     "merge",
     "run_batch",
+    "tell_share",
 ]
 
 

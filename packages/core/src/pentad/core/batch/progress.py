@@ -84,7 +84,7 @@ class Progress:
         self.event("case.done", level="error" if record.status == "failed" else "info", **fields)
         self._done += 1
         if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0])
+            self._bar.update(self._bar.task_ids[0], completed=self._done)
 
     def case_sent(self, record: CaseRecord, destination: str) -> None:
         """Record that a case was handed on, or why not, and show the latter."""
@@ -94,14 +94,22 @@ class Progress:
         if record.code:
             self.say(f"{record.code} {record.case}: {record.reason}")
 
-    def tick(self) -> None:
-        """Show a plain line if there is no bar and the last one is long ago."""
+    def tick(self, under_way: float = 0.0) -> None:
+        """Move the bar, or show a plain line if there is none and the last line is long ago.
+
+        Args:
+            under_way: Sum of what is done of the cases in hand, in cases.
+        """
         now = time.monotonic()
+        done = self._done + under_way
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done)
         if self._bar is None and not self._quiet and now - self._last_line >= _INTERVAL:
             self._last_line = now
-            left = (now - self._start) / self._done * (self._total - self._done) if self._done else None
+            left = (now - self._start) / done * (self._total - done) if done else None
             outlook = f", about {left / 60:.0f} min left" if left is not None else ""
-            self._echo(f"{self._done} of {self._total} cases after {now - self._start:.0f} s{outlook}")
+            part = f" and {under_way:.0%} of the next" if under_way else ""
+            self._echo(f"{self._done} of {self._total} cases{part} after {now - self._start:.0f} s{outlook}")
 
     def say(self, sentence: str, *, always: bool = False) -> None:
         """Show a sentence on the standard error, above the bar; ``always`` even if the run is quiet."""

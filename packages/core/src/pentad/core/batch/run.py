@@ -181,7 +181,7 @@ class BatchRun:
                 if self.interrupt.requested:
                     return "interrupted"
                 self._take_receipts(deliveries.ended(), journal, shown)
-                shown.tick()
+                shown.tick(workers.under_way())
                 self._refresh_worklist()
             self._take_receipts(deliveries.ended(to_the_last=True), journal, shown)
         return "interrupted" if self.interrupt.requested and self._count()["not_sent"] else "finished"

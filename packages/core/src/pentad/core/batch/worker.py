@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from multiprocessing import connection as pipes
 from multiprocessing import parent_process
@@ -41,6 +42,13 @@ class Log:
     text: str
 
 
+@dataclass(frozen=True)
+class Share:
+    """How much of the case in hand is done, from 0 to 1."""
+
+    done: float
+
+
 class _Sender(logging.Handler):
     """Sends messages and log records through one pipe, one at a time whichever thread they come from."""
 
@@ -59,6 +67,19 @@ class _Sender(logging.Handler):
         self.send(Log(record.levelno, record.name, record.getMessage()))
 
 
+_senders: list[_Sender] = []
+_SHARE_EVERY = 0.5  # seconds between two shares sent
+_told = [0.0]
+
+
+def tell_share(done: float) -> None:
+    """Say how much of the case in hand is done, from 0 to 1; outside a worker of a batch run nothing happens."""
+    now = time.monotonic()
+    if _senders and now - _told[0] >= _SHARE_EVERY:
+        _told[0] = now
+        _senders[0].send(Share(done))
+
+
 def worker_main(pipe: pipes.Connection[Any, Any], setup: bytes, threads: int, note: Path, talkative: bool) -> None:
     """Process the cases that come through ``pipe`` until ``None`` or its end comes.
 
@@ -72,6 +93,7 @@ def worker_main(pipe: pipes.Connection[Any, Any], setup: bytes, threads: int, no
     """
     _detach(threads, note, talkative)
     sender = _Sender(pipe)
+    _senders[:] = [sender]
     logging.getLogger("pentad").addHandler(sender)
     try:
         process: Process = pickle.loads(setup)()

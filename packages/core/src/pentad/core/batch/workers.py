@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pentad.core.batch.casework import DIED, OUT_OF_MEMORY, TIMED_OUT, Outcome, Process
-from pentad.core.batch.worker import Log, Ready, Refused, worker_main
+from pentad.core.batch.worker import Log, Ready, Refused, Share, worker_main
 from pentad.core.cases import Case
 from pentad.core.errors import PentadError
 
@@ -53,6 +53,7 @@ class _Worker:
     case: Case | None = None
     folder: Path = Path()
     start: float = 0.0
+    share: float = 0.0
 
 
 class Workers:
@@ -105,6 +106,10 @@ class Workers:
         finally:
             for worker in list(self._workers):
                 self._remove(worker)
+
+    def under_way(self) -> float:
+        """Return the sum of what is done of the cases in hand, as far as they tell."""
+        return sum(worker.share for worker in self._workers if worker.case is not None)
 
     def _hire(self) -> None:
         busy = sum(worker.case is not None for worker in self._workers)
@@ -176,6 +181,8 @@ class Workers:
                     raise SetupError(message.sentence, message.error)
                 if isinstance(message, Log):
                     self._on_log(message)
+                if isinstance(message, Share):
+                    worker.share = message.done
                 worker.ready = worker.ready or isinstance(message, Ready)
         except (EOFError, OSError):
             return None, True
@@ -193,7 +200,7 @@ class Workers:
         except OSError:  # it has just died; another worker takes the case
             self._queue.appendleft(case)
             return
-        worker.case, worker.folder, worker.start = case, folder, time.monotonic()
+        worker.case, worker.folder, worker.start, worker.share = case, folder, time.monotonic(), 0.0
 
     def _death(self, worker: _Worker) -> Outcome:
         """What is known of a worker's end; without a case in hand it counts as a failed start."""
