@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,16 @@ def test_every_size_of_image_gives_logits_of_that_size(name, size):
     assert all(out.isfinite().all() for out in outputs)
 
 
+@pytest.mark.parametrize(("stride", "side"), [(4, 9), (2, 17), (1, 33)])
+def test_the_stem_decides_the_finest_map_and_no_tensor(stride, side):
+    config = replace(LITTLE, encoder=replace(LITTLE.encoder, stem_stride=stride))
+    model = MambaBCD(config).eval()
+    load_strict(model, MambaBCD(LITTLE).state_dict())
+    with torch.no_grad():
+        features = model.encoder(torch.randn(1, 3, 33, 33))
+    assert features[0].shape[2:] == (side, side)
+
+
 def test_swapping_the_dates_swaps_the_land_covers_of_one_decoder():
     torch.manual_seed(0)
     model = MambaSCD(LITTLE).double().eval()
@@ -137,6 +148,7 @@ def test_a_checkpoint_without_batch_counters_loads_and_one_without_weights_does_
     [
         (lambda: VMambaConfig(widths=(8, 16), depths=(1,)), "PTD-840.*as many widths as depths"),
         (lambda: VMambaConfig(drop_path=1.0), "PTD-840.*drop_path"),
+        (lambda: VMambaConfig(stem_stride=3), "PTD-840.*stem_stride 3"),
         (lambda: ChangeMambaConfig(hidden=0), "PTD-841"),
     ],
 )

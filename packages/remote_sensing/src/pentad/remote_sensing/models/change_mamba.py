@@ -112,7 +112,7 @@ class ChangeStage(nn.Module):
 
 
 class ChangeDecoder(nn.Module):
-    """Feature maps of two dates to one map of what differs, at a quarter of the image's sides."""
+    """Feature maps of two dates to one map of what differs, of the finest map's size."""
 
     def __init__(self, config: ChangeMambaConfig) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class ChangeDecoder(nn.Module):
         self.smooth_layers = nn.ModuleList(ResBlock(config.hidden) for _ in widths[1:])
 
     def forward(self, pre: Sequence[Tensor], post: Sequence[Tensor]) -> Tensor:
-        """Return (b, hidden, h / 4, w / 4) from the encoder's maps of both dates, finest first."""
+        """Return (b, hidden, h, w) from the encoder's maps of both dates, finest first."""
         deepest_first = zip(pre[::-1], post[::-1], strict=True)
         found: Tensor | None = None
         for number, (before, after) in enumerate(deepest_first):
@@ -133,7 +133,7 @@ class ChangeDecoder(nn.Module):
 
 
 class SemanticDecoder(nn.Module):
-    """Feature maps of one date to one map, at a quarter of the image's sides."""
+    """Feature maps of one date to one map, of the finest one's size."""
 
     def __init__(self, config: ChangeMambaConfig) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class SemanticDecoder(nn.Module):
         self.smooth_layers = nn.ModuleList(ResBlock(config.hidden) for _ in (deepest, *others))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return (b, hidden, h / 4, w / 4) from the encoder's maps of one date, finest first."""
+        """Return (b, hidden, h, w) from the encoder's maps of one date, finest first."""
         found: Tensor = self.stage_blocks[0](features[-1])
         for number, feature in enumerate(features[-2::-1]):
             skip = self.transition_layers[number](feature)

@@ -21,6 +21,8 @@ from pentad.core.layers.cross_scan import ROUTES, cross_selective_scan
 
 _STEP_RANGE = (1e-3, 1e-1)
 _STEP_FLOOR = 1e-4
+_STEM_STRIDES = {4: (2, 2), 2: (2, 1), 1: (1, 1)}
+"""Strides of the stem's two convolutions by what they make together."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class VMambaConfig:
     """Hidden channels of the multilayer perceptron per channel of its block."""
     drop_path: float = 0.2
     """Chance to leave out the last block in training; rises from 0 at the first."""
+    stem_stride: int = 4
+    """Image pixels per side of a pixel of the first map: 4 as published; 2 or 1 keep what is small, at 4 or 16 times
+    the cost. The tensors are the same."""
 
     def __post_init__(self) -> None:
         sizes = (*self.widths, *self.depths, self.input_channels, self.states)
@@ -50,6 +55,8 @@ class VMambaConfig:
         if min(self.expand, self.mlp_ratio) <= 0 or not 0 <= self.drop_path < 1:
             found = f"expand {self.expand}, mlp_ratio {self.mlp_ratio}, drop_path {self.drop_path}"
             raise ModelError("PTD-840", f"no VMamba has {found}", "give ratios above 0 and a drop_path in [0, 1)")
+        if self.stem_stride not in _STEM_STRIDES:
+            raise ModelError("PTD-840", f"no VMamba has stem_stride {self.stem_stride}", "give 4, 2 or 1")
 
 
 class ChannelsLast(nn.Module):
@@ -168,18 +175,18 @@ class Stage(nn.Module):
 
 
 class VMamba(nn.Module):
-    """The encoder: an image to one feature map a stage, at a quarter of its sides and then half of the one before."""
+    """The encoder: an image to one feature map a stage, the first by the stem's stride smaller, then half each time."""
 
     def __init__(self, config: VMambaConfig) -> None:
         super().__init__()
-        first = config.widths[0]
+        first, strides = config.widths[0], _STEM_STRIDES[config.stem_stride]
         self.patch_embed = nn.Sequential(
-            nn.Conv2d(config.input_channels, first // 2, 3, stride=2, padding=1),
+            nn.Conv2d(config.input_channels, first // 2, 3, stride=strides[0], padding=1),
             ChannelsLast(),
             nn.LayerNorm(first // 2),
             ChannelsFirst(),
             nn.GELU(),
-            nn.Conv2d(first // 2, first, 3, stride=2, padding=1),
+            nn.Conv2d(first // 2, first, 3, stride=strides[1], padding=1),
             ChannelsLast(),
             nn.LayerNorm(first),
         )
@@ -195,7 +202,7 @@ class VMamba(nn.Module):
         self.apply(_start_linear)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return the normalised feature map of each stage, (b, width, ceil(h / 4), ceil(w / 4)) and halves of it.
+        """Return the normalised feature map of each stage, (b, width, h, w), each side rounded up.
 
         Args:
             image: Normalised, (b, bands, h, w), any sides.
