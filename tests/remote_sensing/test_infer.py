@@ -11,14 +11,23 @@ from command import call
 from remote_sensing.rasters import picture, write_raster
 from rio_cogeo.cogeo import cog_validate
 
-from pentad.remote_sensing.maps import PROBABILITY_STEPS, write_maps
-from pentad.remote_sensing.polygons import PolygonConfig, write_polygons
+from pentad.remote_sensing.legend import legends
+from pentad.remote_sensing.maps import PROBABILITY_STEPS, draw, write_maps
+from pentad.remote_sensing.polygons import PolygonConfig, Source, write_polygons
 from pentad.remote_sensing.raster import open_pair
+from pentad.remote_sensing.strips import Strip
+from pentad.remote_sensing.tasks import TASKS
+
+BCD = TASKS["bcd"]
+LEGENDS = legends(BCD, ())
+SOURCE = Source("change", "change", LEGENDS["change"])
 
 
 def strips(probability, valid, rows=100):
     for start in range(0, len(probability), rows):
-        yield start, probability[start : start + rows], valid[start : start + rows]
+        some = slice(start, start + rows)
+        none = np.zeros((0, *probability[some].shape), "uint8")
+        yield draw(BCD, 0.5, Strip(start, probability[some], none, valid[some]))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +41,7 @@ def mapped(tmp_path_factory):
     probability[690:700, 600:650] = 0.8
     valid[:50, :50] = False
     with open_pair(path, path) as pair:
-        counts = write_maps(folder, strips(probability, valid), pair, 0.5, {"PENTAD_MODEL": "abc"})
+        counts = write_maps(folder, strips(probability, valid), pair, LEGENDS, {"PENTAD_MODEL": "abc"})
     return folder, probability, valid, counts
 
 
@@ -56,7 +65,7 @@ def test_the_maps_hold_what_was_predicted_and_nodata_where_it_was_not(mapped):
 
 
 def test_areas_agree_with_the_ellipsoid_within_a_thousandth(mapped):
-    write_polygons(mapped[0], PolygonConfig(0.0), ("2019-01-01", "2020-01-01"))
+    write_polygons(mapped[0], PolygonConfig(0.0), SOURCE, ("2019-01-01", "2020-01-01"))
     table = geopandas.read_file(mapped[0] / "changes.gpkg")
     geod = pyproj.Geod(ellps="WGS84")
     truth = [abs(geod.geometry_area_perimeter(shape)[0]) for shape in table.to_crs(4326).geometry]
@@ -67,7 +76,7 @@ def test_areas_agree_with_the_ellipsoid_within_a_thousandth(mapped):
 
 
 def test_small_areas_are_left_out_and_the_total_is_of_the_rest(mapped):
-    found = write_polygons(mapped[0], PolygonConfig(100.0))
+    found = write_polygons(mapped[0], PolygonConfig(100.0), SOURCE)
     assert found["polygons"] == 2
     assert found["total_area_m2"] == pytest.approx((2400 + 500) * 4, rel=2e-3)
 
@@ -75,8 +84,8 @@ def test_small_areas_are_left_out_and_the_total_is_of_the_rest(mapped):
 def test_a_map_without_change_gives_an_empty_layer(tmp_path):
     path = write_raster(tmp_path / "first.tif", picture(1))
     with open_pair(path, path) as pair:
-        write_maps(tmp_path, strips(np.zeros((40, 50)), np.ones((40, 50), bool)), pair, 0.5, {})
-    assert write_polygons(tmp_path, PolygonConfig())["polygons"] == 0
+        write_maps(tmp_path, strips(np.zeros((40, 50)), np.ones((40, 50), bool)), pair, LEGENDS, {})
+    assert write_polygons(tmp_path, PolygonConfig(), SOURCE)["polygons"] == 0
     assert len(geopandas.read_file(tmp_path / "changes.gpkg")) == 0
 
 

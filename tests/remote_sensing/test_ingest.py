@@ -9,8 +9,10 @@ from remote_sensing.rasters import picture, write_raster
 
 from pentad.core.cases import read_cases
 from pentad.core.errors import CaseError, NoInputError, UsageError
+from pentad.core.statement import read_statement
 from pentad.remote_sensing.ingest import PrepareConfig, prepare, read_label
 from pentad.remote_sensing.layouts import find_pairs
+from pentad.remote_sensing.statement import Statement
 
 
 def png(path, image):
@@ -87,7 +89,8 @@ def test_xbd_pairs_are_known_by_their_names_and_grouped_by_disaster(tmp_path):
     png(tmp_path / "targets" / "flood_0001_post_disaster_target.png", label((0, 1, 2, 3, 4)))
     pair = find_pairs(tmp_path)[0][0]
     assert (pair.id, pair.group, pair.coding) == ("flood_0001", "flood", "xbd")
-    assert read_label(pair.label, pair.coding)[0, :5].tolist() == [0, 0, 1, 1, 1]
+    assert read_label(pair.labels["label"], pair.coding)[0, :5].tolist() == [0, 0, 1, 1, 1]
+    assert read_label(pair.labels["damage"], pair.coding, "damage")[0, :5].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_second_tells_change_by_colours(tmp_path):
@@ -95,13 +98,39 @@ def test_second_tells_change_by_colours(tmp_path):
     colours[:, 1, 2] = 128, 0, 0
     path = png(tmp_path / "label1" / "one.png", colours)
     assert np.argwhere(read_label(path, "second")).tolist() == [[1, 2]]
+    assert read_label(path, "second", "cover_before")[1, 2] == 5
 
 
-@pytest.mark.parametrize(("values", "coding"), [((0, 1, 7), "binary"), ((0, 1, 255), "binary"), ((0, 9), "xbd")])
+@pytest.mark.parametrize(("values", "coding"), [((0, 1, 7), "plain"), ((0, 1, 255), "plain"), ((0, 9), "xbd")])
 def test_an_unknown_class_is_one_sentence(tmp_path, values, coding):
     path = png(tmp_path / "label.png", label(values))
     with pytest.raises(CaseError, match="unknown class"):
         read_label(path, coding)
+
+
+@pytest.mark.parametrize("role", ["cover_before", "damage"])
+def test_an_unknown_land_cover_or_grade_is_one_sentence(tmp_path, role):
+    path = png(tmp_path / "label.png", label((0, 7)))
+    with pytest.raises(CaseError, match=r"PTD-862.*unknown class 7"):
+        read_label(path, "plain", role)
+
+
+def test_each_task_prepares_its_own_labels_and_names_its_classes(tmp_path):
+    write_sides(tmp_path / "raw")
+    for role in ("cover_before", "cover_after", "damage"):
+        for name in ("one", "two"):
+            png(tmp_path / "raw" / role / f"{name}.png", label((0, 3)))
+    for task, roles, names in (("scd", {"cover_before", "cover_after"}, 6), ("bda", {"damage"}, 4)):
+        prepare(tmp_path / "raw", tmp_path / task, PrepareConfig(task=task))
+        (case, _) = read_cases(tmp_path / task / "cases.jsonl")
+        assert set(case.files) == {"before", "after", *roles}
+        about = read_statement(tmp_path / task / "cases.jsonl", Statement)
+        assert (about.task, [len(one) for one in about.classes]) == (task, [names] * len(roles))
+
+
+def test_a_task_that_is_not_there_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match=r"PTD-876.*did you mean 'scd'"):
+        PrepareConfig(task="sdc")
 
 
 def test_an_unknown_colour_is_one_sentence(tmp_path):
@@ -111,7 +140,7 @@ def test_an_unknown_colour_is_one_sentence(tmp_path):
 
 def test_nodata_of_a_label_is_not_known(tmp_path):
     path = write_raster(tmp_path / "label.tif", label((0, 1, 255)), nodata=255)
-    assert set(np.unique(read_label(path, "binary"))) == {0, 1, 255}
+    assert set(np.unique(read_label(path, "plain"))) == {0, 1, 255}
 
 
 def test_a_folder_without_pairs_is_refused(tmp_path):

@@ -15,12 +15,14 @@ from pentad.core.cases import Case, read_cases
 from pentad.core.errors import CaseError, ModelError, UsageError
 from pentad.remote_sensing.dataset import PatchConfig, Patches, Scaling, measure
 from pentad.remote_sensing.differencing import otsu
-from pentad.remote_sensing.evaluate import evaluate, score
+from pentad.remote_sensing.evaluate import count, evaluate, scores
 from pentad.remote_sensing.ingest import PrepareConfig, prepare
 from pentad.remote_sensing.models.fc_siam import FCSiamConfig, FCSiamDiff
 from pentad.remote_sensing.predict import Predictor, Settings, TileConfig, change_strips, load_predictor
 from pentad.remote_sensing.raster import PairConfig, open_pair
 from pentad.remote_sensing.report import report
+from pentad.remote_sensing.strips import Strip
+from pentad.remote_sensing.tasks import TASKS
 from pentad.remote_sensing.train import TrainRequest, build, train
 
 PARAMS = {
@@ -56,7 +58,7 @@ def prepared(tmp_path):
 
 def patches(prepared, **settings):
     cases = read_cases(prepared / "prepared" / "cases.jsonl")
-    return Patches(cases, PLAIN, PatchConfig(side=32, **settings), PairConfig(), seed=3)
+    return Patches(cases, ("label",), PLAIN, PatchConfig(side=32, **settings), PairConfig(), seed=3)
 
 
 def request(prepared, model, **settings):
@@ -67,7 +69,7 @@ def request(prepared, model, **settings):
 def test_a_patch_is_a_function_of_its_number_alone(prepared):
     one, two = patches(prepared), patches(prepared)
     _ = one[0]
-    assert all(torch.equal(one[5][name], two[5][name]) for name in ("before", "after", "label"))
+    assert all(torch.equal(one[5][name], two[5][name]) for name in ("before", "after", "labels"))
 
 
 def test_both_dates_and_the_label_turn_together(prepared):
@@ -75,14 +77,14 @@ def test_both_dates_and_the_label_turn_together(prepared):
     for ordinal in range(8):
         patch = samples[ordinal]
         bright = (patch["after"] > 2.5).all(0)
-        assert torch.equal(bright, patch["label"] == 1)
+        assert torch.equal(bright, patch["labels"][0] == 1)
 
 
 def test_nodata_is_not_counted_and_0_in_the_input(prepared):
     samples = patches(prepared, changed=0.0)
-    found = [patch for patch in (samples[ordinal] for ordinal in range(30)) if (patch["label"] == 255).any()]
+    found = [patch for patch in (samples[ordinal] for ordinal in range(30)) if (patch["labels"] == 255).any()]
     assert found
-    assert all((patch["after"][:, patch["label"] == 255] == 0).all() for patch in found)
+    assert all((patch["after"][:, patch["labels"][0] == 255] == 0).all() for patch in found)
 
 
 def test_the_scaling_leaves_mean_0_and_deviation_1(prepared):
@@ -117,7 +119,7 @@ def test_an_impossible_fc_siam_diff_is_refused():
 
 def test_a_network_that_is_not_there_is_refused_with_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'mamba_bcd'"):
-        build("mamba_bdc", 3, {}, "params")
+        build("mamba_bdc", TASKS["bcd"], 3, {}, "params")
 
 
 @pytest.mark.slow
@@ -159,8 +161,9 @@ def test_strips_join_to_the_whole_whatever_the_window(tmp_path, side):
         strips = linear(pair, side)
         before, after, _ = pair.read(slice(0, 70), slice(0, 50))
     expected = 1 / (1 + np.exp(-2 * (after[0] - before[0]) / 50))
-    assert [start for start, _, _ in strips] == [0, *itertools.accumulate(len(p) for _, p, _ in strips[:-1])]
-    assert np.abs(np.concatenate([probability for _, probability, _ in strips]) - expected).max() < 1e-5
+    rows = [len(strip.probability) for strip in strips]
+    assert [strip.start for strip in strips] == [0, *itertools.accumulate(rows[:-1])]
+    assert np.abs(np.concatenate([strip.probability for strip in strips]) - expected).max() < 1e-5
 
 
 def test_other_bands_than_the_models_are_refused(tmp_path):
@@ -172,18 +175,18 @@ def test_other_bands_than_the_models_are_refused(tmp_path):
 def test_scores_count_valid_and_known_pixels_alone(prepared):
     case = read_cases(prepared / "prepared" / "cases.jsonl")[0]
 
-    def everything(pair):
+    def everything(pair, first=0):
         valid = pair.read(slice(0, 48), slice(0, 56))[2]
-        yield 0, np.ones((48, 56), np.float32), valid
+        yield Strip(0, np.ones((48, 56), np.float32), np.zeros((0, 48, 56), np.uint8), valid)
 
-    found = score(Predictor("all", "", PairConfig(), everything), case, 0.5)
-    assert found["hits"] + found["false_alarms"] == 48 * 56 - 25
-    assert (found["misses"], found["recall"]) == (0, 1)
+    counts = count(Predictor("all", "", PairConfig(), TASKS["bcd"], (), everything), case, 0.5)
+    assert counts.sum() == counts[2:].sum() == 48 * 56 - 25
+    assert scores(TASKS["bcd"], counts)["recall"] == 1
 
 
 def test_differencing_finds_a_bright_square(prepared):
     case = read_cases(prepared / "prepared" / "cases.jsonl")[0]
-    assert score(load_predictor("differencing"), case, 0.5)["f1"] > 0.9
+    assert scores(TASKS["bcd"], count(load_predictor("differencing"), case, 0.5))["f1"] > 0.9
 
 
 def test_otsu_cuts_between_two_humps():
@@ -197,7 +200,7 @@ def test_a_case_without_change_has_no_f1(tmp_path):
         write_raster(tmp_path / f"{role}.tif", picture())
     write_raster(tmp_path / "label.tif", np.zeros((1, 40, 50), "uint8"))
     case = Case(id="none", files={role: str(tmp_path / f"{role}.tif") for role in ("before", "after", "label")})
-    assert np.isnan(score(load_predictor("differencing"), case, 0.5)["f1"])
+    assert np.isnan(scores(TASKS["bcd"], count(load_predictor("differencing"), case, 0.5))["f1"])
 
 
 def test_the_report_puts_models_side_by_side_with_paired_differences(prepared):

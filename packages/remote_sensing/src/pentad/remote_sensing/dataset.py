@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from pentad.remote_sensing.losses import IGNORED
 from pentad.remote_sensing.raster import PairConfig, open_pair
 
 Array = NDArray[np.float32]
+Part = tuple[Array, Array, NDArray[np.bool_], NDArray[np.uint8]]
+"""Both dates (bands, rows, columns), validity (rows, columns) and labels (roles, rows, columns) of one window."""
+
+_REMEMBERED = 1 << 29  # bytes of whole pairs that a data set keeps in memory; larger ones are read window by window
 
 
 @dataclass(frozen=True)
@@ -78,37 +83,79 @@ def measure(cases: Sequence[Case], config: PairConfig) -> Scaling:
 
 
 class Patches(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Patches of labelled pairs: ``before`` and ``after`` (bands, side, side), ``label`` (side, side) with 255."""
+    """Patches of labelled pairs: ``before`` and ``after`` (bands, side, side), ``labels`` (roles, side, side) with 255.
+
+    Args:
+        cases: Prepared pairs.
+        roles: Which labels to read; patches are drawn about pixels where the first is neither 0 nor 255.
+        scaling: How values become input.
+        config: How patches are drawn.
+        pair: How two dates are brought together.
+        seed: With a patch's ordinal number it decides all about the patch.
+    """
 
     def __init__(
-        self, cases: Sequence[Case], scaling: Scaling, config: PatchConfig, pair: PairConfig, seed: int
+        self,
+        cases: Sequence[Case],
+        roles: Sequence[str],
+        scaling: Scaling,
+        config: PatchConfig,
+        pair: PairConfig,
+        seed: int,
     ) -> None:
-        self.cases, self.scaling, self.config, self.pair, self.seed = list(cases), scaling, config, pair, seed
-        self._places = [_changed_places(Path(case.files["label"])) for case in self.cases]
+        self.cases, self.roles, self.scaling = list(cases), tuple(roles), scaling
+        self.config, self.pair, self.seed = config, pair, seed
+        self._places = [_changed_places(Path(case.files[self.roles[0]])) for case in self.cases]
+        self._whole: dict[int, Part] = {}
+        self._room = _REMEMBERED
 
     def __getitem__(self, ordinal: int) -> dict[str, Tensor]:
         """Return the patch of an ordinal number."""
         rng = np.random.default_rng((self.seed, ordinal))
         number = int(rng.integers(len(self.cases)))
-        case, side = self.cases[number], self.config.side
-        with open_pair(Path(case.files["before"]), Path(case.files["after"]), self.pair) as pair:
-            rows, columns = self._window(rng, number, pair.shape)
-            before, after, valid = pair.read(rows, columns)
-        with rasterio.open(case.files["label"]) as source:
-            label = source.read(1, window=Window.from_slices(rows, columns))
-        label = np.where(valid, label, IGNORED).astype(np.uint8)
+        side = self.config.side
+        before, after, valid, labels = self._part(rng, number)
+        labels = np.where(valid, labels, IGNORED).astype(np.uint8)
         before, after = self.scaling.apply(before, valid), self.scaling.apply(after, valid)
-        before, after, label = (_to_side(values, side) for values in (before, after, label))
+        before, after = (_to_side(values, side, 0) for values in (before, after))
+        labels = _to_side(labels, side, IGNORED)
         if self.config.turn:
-            before, after, label = _turned(before, after, label, int(rng.integers(2**31)))
+            before, after, labels = _turned(before, after, labels, int(rng.integers(2**31)))
         before, after = (self._lit(rng, image) for image in (before, after))
         return {
             "before": torch.from_numpy(before.astype(np.float32)),
             "after": torch.from_numpy(after.astype(np.float32)),
-            "label": torch.from_numpy(np.ascontiguousarray(label)).long(),
+            "labels": torch.from_numpy(np.ascontiguousarray(labels)).long(),
         }
 
-    def _window(self, rng: np.random.Generator, number: int, shape: tuple[int, int]) -> tuple[slice, slice]:
+    def _part(self, rng: np.random.Generator, number: int) -> Part:
+        """Both dates, validity and labels of a window of a pair; small pairs are read once and remembered."""
+        known = self._whole.get(number)
+        if known is not None:
+            rows, columns = self._window(rng, number, known[2].shape)
+            return tuple(values[..., rows, columns] for values in known)  # type: ignore[return-value]
+        files = self.cases[number].files
+        with open_pair(Path(files["before"]), Path(files["after"]), self.pair) as pair:
+            height, width = pair.shape
+            taken = height * width * (8 * len(pair.bands) + 1 + len(self.roles))
+            rows, columns = self._window(rng, number, pair.shape)
+            if taken > self._room:
+                return *pair.read(rows, columns), self._labels(files, rows, columns)
+            self._room -= taken
+            everything = slice(0, height), slice(0, width)
+            whole = *pair.read(*everything), self._labels(files, *everything)
+        self._whole[number] = whole
+        return tuple(values[..., rows, columns] for values in whole)  # type: ignore[return-value]
+
+    def _labels(self, files: Mapping[str, str], rows: slice, columns: slice) -> NDArray[np.uint8]:
+        window = Window.from_slices(rows, columns)
+        made = []
+        for role in self.roles:
+            with rasterio.open(files[role]) as source:
+                made.append(source.read(1, window=window))
+        return np.stack(made).astype(np.uint8)
+
+    def _window(self, rng: np.random.Generator, number: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
         places, side = self._places[number], self.config.side
         drawn = rng.random(2)
         centre: Any = drawn * shape
@@ -125,26 +172,32 @@ class Patches(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 
 def _changed_places(label: Path, most: int = 2000) -> NDArray[np.int64]:
-    """Rows and columns of at most ``most`` changed pixels, evenly taken."""
+    """Rows and columns of at most ``most`` pixels of any class but 0, evenly taken."""
     with rasterio.open(label) as source:
-        places = np.argwhere(source.read(1) == 1)
+        values = source.read(1)
+    places = np.argwhere((values > 0) & (values != IGNORED))
     return places[:: max(1, len(places) // most)]
 
 
-def _to_side(values: NDArray[Any], side: int) -> NDArray[Any]:
-    missing = [(0, side - length) for length in values.shape[-2:]]
-    if not any(after for _, after in missing):
-        return values
-    fill = IGNORED if values.ndim == 2 else 0
-    return np.pad(values, [(0, 0)] * (values.ndim - 2) + missing, constant_values=fill)
+def _to_side(values: NDArray[Any], side: int, fill: int) -> NDArray[Any]:
+    missing = [(0, side - length) for length in values.shape[1:]]
+    return np.pad(values, [(0, 0), *missing], constant_values=fill) if any(after for _, after in missing) else values
 
 
-def _turned(before: Array, after: Array, label: NDArray[Any], seed: int) -> tuple[Array, Array, NDArray[Any]]:
-    """Both dates and the label under one of the eight symmetries of the square."""
+def _turned(before: Array, after: Array, labels: NDArray[Any], seed: int) -> tuple[Array, Array, NDArray[Any]]:
+    """Both dates and the labels under one of the eight symmetries of the square."""
+    turn = _symmetries()
+    turn.set_random_seed(seed)
+    last = [np.moveaxis(values, 0, -1) for values in (before, after, labels)]
+    made = turn(image=last[0], after=last[1], mask=last[2])
+    first = [np.moveaxis(made[name], -1, 0) for name in ("image", "after", "mask")]
+    return first[0], first[1], first[2]
+
+
+@functools.cache
+def _symmetries() -> Any:
     # Before its import: albumentations asks the network for a newer version of itself.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
-    turn = albumentations.Compose([albumentations.D4(p=1.0)], additional_targets={"after": "image"}, seed=seed)
-    made = turn(image=np.moveaxis(before, 0, -1), after=np.moveaxis(after, 0, -1), mask=label)
-    return np.moveaxis(made["image"], -1, 0), np.moveaxis(made["after"], -1, 0), made["mask"]
+    return albumentations.Compose([albumentations.D4(p=1.0)], additional_targets={"after": "image"})

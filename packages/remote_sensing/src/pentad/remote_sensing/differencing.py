@@ -12,13 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pentad.remote_sensing.raster import Pair
+from pentad.remote_sensing.strips import Strip
 
 NAME = "differencing"
 _BINS, _REACH = 512, 16.0
 
 
-def difference_strips(pair: Pair) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.bool_]]]:
-    """Yield first row, 1 where the dates differ and else 0, and validity of strips; three passes over the files."""
+def difference_strips(pair: Pair, first: int = 0, *, layers: int = 0) -> Iterator[Strip]:
+    """Yield strips with probability 1 where the dates differ and else 0; three passes over the files.
+
+    Args:
+        pair: An open pair.
+        first: Row to begin with; a strip must have ended there.
+        layers: Layers of classes to fill with class 1: a difference tells no classes.
+    """
     bands = len(pair.bands)
     sums, squares, count = np.zeros((2, bands)), np.zeros((2, bands)), 0
     for _, before, after, valid in pair.strips():
@@ -40,8 +47,9 @@ def difference_strips(pair: Pair) -> Iterator[tuple[int, NDArray[np.float32], ND
     for _, before, after, valid in pair.strips():
         histogram += np.histogram(length(before, after)[valid], bins=_BINS, range=(0, _REACH))[0]
     threshold = otsu(histogram) * _REACH / _BINS
-    for start, before, after, valid in pair.strips():
-        yield start, (length(before, after) > threshold).astype(np.float32), valid
+    for start, before, after, valid in pair.strips(first=first):
+        changed = (length(before, after) > threshold).astype(np.float32)
+        yield Strip(start, changed, np.ones((layers, *changed.shape), dtype=np.uint8), valid)
 
 
 def otsu(histogram: NDArray[np.float64]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from pentad.core.batch import BatchOptions, CaseResult, dry_run, run_batch
+from pentad.core.batch import BatchOptions, CaseResult, dry_run, run_batch, tell_share
 from pentad.core.bundle import read_manifest
 from pentad.core.cases import Case, Rejection, input_digest, read_cases
 from pentad.core.config import load_params, read_params, to_mapping
@@ -17,11 +17,16 @@ from pentad.core.run import code_version, provenance
 from pentad.remote_sensing.differencing import NAME
 from pentad.remote_sensing.evaluate import EvaluateConfig
 from pentad.remote_sensing.layouts import find_pairs
-from pentad.remote_sensing.maps import write_maps
+from pentad.remote_sensing.legend import legends
+from pentad.remote_sensing.maps import draw, write_maps
 from pentad.remote_sensing.page import write_case_page
-from pentad.remote_sensing.polygons import PolygonConfig, write_polygons
+from pentad.remote_sensing.polygons import PolygonConfig, Source, write_polygons
 from pentad.remote_sensing.predict import Predictor, baseline_digest, load_predictor
 from pentad.remote_sensing.raster import open_pair
+from pentad.remote_sensing.resume import drawn_strips, kept
+
+PARTIAL = ".partial"
+"""Folder below the output for strips of scenes that were interrupted."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,12 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
         UsageError: An input, the options or the output folder cannot be used; nothing was started.
         ModelError: There is no such bundle.
     """
-    threshold, polygons = request.settings()
     identity = {"model": _model_digest(request.model), "config": _config_digest(request), "code": _code()}
     cases, rejections = _cases(request)
     if only_say:
         return dry_run(cases, options, identity, rejections)
-    return run_batch(cases, partial(_processor, request, threshold, polygons), options, identity, rejections)
+    setup = partial(_processor, request, options.out.resolve() / PARTIAL, _code())
+    return run_batch(cases, setup, options, identity, rejections)
 
 
 def _code() -> str:
@@ -112,31 +117,53 @@ def _cases(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
     raise UsageError("PTD-874", problem, "give two rasters, one folder, or cases.jsonl", inputs[0])
 
 
-def _processor(
-    request: PredictRequest, threshold: float, polygons: PolygonConfig
-) -> Callable[[Case, Path], CaseResult]:
+@dataclass(frozen=True)
+class _Finder:
+    """What finds the change in one pair, in a worker process."""
+
+    predictor: Predictor
+    threshold: float
+    polygons: PolygonConfig
+    config: str
+    code: str
+    partial: Path
+
+    def __call__(self, case: Case, folder: Path) -> CaseResult:
+        predictor, task = self.predictor, self.predictor.task
+        statement = provenance("remote_sensing", model=predictor.digest, config=self.config, input=input_digest(case))
+        dates = _dates(case)
+        key = digest_json([predictor.digest, self.config, self.code, statement["input"]])[:32]
+        tags = {
+            "PENTAD_MODEL": predictor.digest,
+            "PENTAD_CONFIG": self.config,
+            "PENTAD_INPUT": str(statement["input"]),
+        }
+        known = legends(task, predictor.classes)
+        with (
+            open_pair(Path(case.files["before"]), Path(case.files["after"]), predictor.pair) as pair,
+            kept(self.partial / key) as place,
+        ):
+            strips = drawn_strips(predictor.strips, pair, partial(draw, task, self.threshold), place, tell_share)
+            counts = write_maps(folder, strips, pair, known, tags)
+            source = Source(task.outlined, task.named, known[task.named])
+            areas = write_polygons(folder, self.polygons, source, dates)
+            valid = round(counts["valid_px"] / (pair.shape[0] * pair.shape[1]), 4)
+            row: dict[str, str | float | int] = {**counts, "valid_share": valid, **areas}
+            write_json(folder / "summary.json", {**row, "dates": list(dates), "provenance": statement})
+            write_case_page(folder, case.id, pair, source, row, statement)
+        return CaseResult(
+            row, [] if any(counts[name] for name in counts if name != "valid_px") else [f"no_{task.mask}"]
+        )
+
+
+def _processor(request: PredictRequest, place: Path, code: str) -> Callable[[Case, Path], CaseResult]:
     """Load the model, once in each worker, and return what finds the change in one pair."""
     predictor = load_predictor(request.model, request.device)
     asked = replace(
         predictor.pair, warp=predictor.pair.warp or request.warp, unplaced=predictor.pair.unplaced or request.unplaced
     )
-    return partial(_find, replace(predictor, pair=asked), threshold, polygons, _config_digest(request))
-
-
-def _find(
-    predictor: Predictor, threshold: float, polygons: PolygonConfig, config: str, case: Case, folder: Path
-) -> CaseResult:
-    statement = provenance("remote_sensing", model=predictor.digest, config=config, input=input_digest(case))
-    dates = _dates(case)
-    with open_pair(Path(case.files["before"]), Path(case.files["after"]), predictor.pair) as pair:
-        tags = {"PENTAD_MODEL": predictor.digest, "PENTAD_CONFIG": config, "PENTAD_INPUT": statement["input"]}
-        counts = write_maps(folder, predictor.strips(pair), pair, threshold, tags)
-        areas = write_polygons(folder, polygons, dates)
-        valid = round(counts["valid_px"] / (pair.shape[0] * pair.shape[1]), 4)
-        row: dict[str, str | float | int] = {**counts, "valid_share": valid, **areas}
-        write_json(folder / "summary.json", {**row, "dates": list(dates), "provenance": statement})
-        write_case_page(folder, case.id, pair, row, statement)
-    return CaseResult(row, [] if counts["changed_px"] else ["no_change"])
+    threshold, polygons = request.settings()
+    return _Finder(replace(predictor, pair=asked), threshold, polygons, _config_digest(request), code, place)
 
 
 def _dates(case: Case) -> tuple[str, str]:

@@ -1,15 +1,16 @@
 """Where the known data sets keep their pairs, their labels and their lists.
 
-SYSU-CD: time1, time2, label. LEVIR-CD, LEVIR-CD+, WHU-CD: A, B, label. SECOND: im1, im2, label1 in colours.
-xBD: images/*_pre_disaster and *_post_disaster, targets. All may stand below train, val and test, or be split by
-lists. The embedded samples are laid out as LEVIR-CD with a table of dates beside them.
+SYSU-CD: time1, time2, label. LEVIR-CD, LEVIR-CD+, WHU-CD: A, B, label. SECOND: im1, im2, label1 and label2 in
+colours. xBD: images/*_pre_disaster and *_post_disaster, targets. All may stand below train, val and test, or be split
+by lists. The embedded samples are laid out as LEVIR-CD, with a table of dates beside them and the labels of the other
+tasks in cover_before, cover_after and damage.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pentad.core.cases import Rejection
@@ -29,8 +30,8 @@ class FoundPair:
         id: Name of the pair.
         before: The first date.
         after: The second.
-        label: Label of building change, or None.
-        coding: How the label says it: ``binary``, ``second`` or ``xbd``.
+        labels: Labels by role: ``label`` (building change), ``cover_before`` and ``cover_after``, ``damage``.
+        coding: How labels say it: ``plain`` (numbers), ``second`` (colours) or ``xbd`` (grades).
         split: As the layout tells, or empty.
         group: Pairs that must not be split.
         dates: ``YYYY-MM-DD`` of both, or empty.
@@ -39,8 +40,8 @@ class FoundPair:
     id: str
     before: Path
     after: Path
-    label: Path | None = None
-    coding: str = "binary"
+    labels: Mapping[str, Path] = field(default_factory=dict)
+    coding: str = "plain"
     split: str = ""
     group: str = ""
     dates: tuple[str, str] = ("", "")
@@ -76,19 +77,27 @@ def _from_sides(
     root: Path, folder: Path, sides: tuple[str, str, str], split: str, into: tuple[list[FoundPair], list[Rejection]]
 ) -> None:
     before, after = (_images(folder / side) for side in sides[:2])
-    labels = _images(folder / sides[2]) if (folder / sides[2]).is_dir() else {}
+    coding = "second" if sides[2] == "label1" else "plain"
+    places = {role: (folder / place) for role, place in _label_folders(sides[2], coding).items()}
+    labels = {role: _images(place) for role, place in places.items() if place.is_dir()}
     listed = {} if split else dict(_listed(root, sides, into[1]))
-    coding = "second" if sides[2] == "label1" else "binary"
     for name in sorted({*before, *after}):
         if name in before and name in after:
             own = split or listed.get(name, "")
             unlisted = bool(listed) and name not in listed
             if not unlisted:
-                into[0].append(FoundPair(name, before[name], after[name], labels.get(name), coding, own))
+                found = {role: paths[name] for role, paths in labels.items() if name in paths}
+                into[0].append(FoundPair(name, before[name], after[name], found, coding, own))
         else:
             path = before.get(name) or after[name]
             reason = f"the other date of {name} is missing; add it, or take this one away."
             into[1].append(Rejection(where=path.relative_to(root).as_posix(), code="PTD-855", reason=reason))
+
+
+def _label_folders(label: str, coding: str) -> dict[str, str]:
+    if coding == "second":
+        return {"label": "label1", "cover_before": "label1", "cover_after": "label2"}
+    return {"label": label, **{role: role for role in ("cover_before", "cover_after", "damage")}}
 
 
 def _listed(root: Path, sides: tuple[str, str, str], rejected: list[Rejection]) -> Iterator[tuple[str, str]]:
@@ -134,7 +143,8 @@ def _from_xbd(folder: Path, split: str) -> Iterator[FoundPair]:
         if stem != name and after:
             label = targets.get(f"{stem}_post_disaster_target") or targets.get(f"{stem}_post_disaster")
             group = stem.rpartition("_")[0]
-            yield FoundPair(stem, before, after, label, "xbd", split, group if not split else "")
+            labels = {"label": label, "damage": label} if label else {}
+            yield FoundPair(stem, before, after, labels, "xbd", split, group if not split else "")
 
 
 def _with_dates(root: Path, pairs: list[FoundPair], rejected: list[Rejection]) -> list[FoundPair]:

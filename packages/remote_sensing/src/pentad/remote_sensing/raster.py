@@ -84,10 +84,12 @@ class Pair:
         valid &= also
         return np.where(valid, first, np.float32(0)), np.where(valid, second, np.float32(0)), valid
 
-    def strips(self, rows: int = 512) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32], Any]]:
-        """Yield first row, both dates and validity of strips over the whole width."""
+    def strips(
+        self, rows: int = 512, first: int = 0
+    ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32], Any]]:
+        """Yield first row, both dates and validity of strips over the whole width, from the row ``first`` on."""
         height, width = self.shape
-        for start in range(0, height, rows):
+        for start in range(first, height, rows):
             yield start, *self.read(slice(start, min(start + rows, height)), slice(0, width))
 
     def preview(self, side: int = 512) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

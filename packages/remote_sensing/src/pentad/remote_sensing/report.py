@@ -15,11 +15,15 @@ from pentad.core.evaluation import Row, compare, from_entry, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, draw_intervals, write_page
 from pentad.core.run import code_version
-from pentad.core.statement import Statement, read_statement
+from pentad.core.statement import read_statement
+from pentad.remote_sensing.statement import Statement
+from pentad.remote_sensing.tasks import Task, task_named
 
-HEADLINE = ("f1_pooled", "iou_pooled")
-SHOWN = ("f1_pooled", "iou_pooled", "precision_pooled", "recall_pooled", "f1", "iou")
-PAIRED = ("f1", "iou")
+_SUBTITLES = {
+    "bcd": "Building change between two dates",
+    "scd": "Changed land cover between two dates",
+    "bda": "Building damage between two dates",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class Evaluation:
     name: str
     rows: list[Row]
     metrics: dict[str, Any]
+
+    @property
+    def task(self) -> Task:
+        """What it is an evaluation of."""
+        return task_named(str(self.metrics["task"]))
 
     @classmethod
     def read(cls, folder: Path) -> Evaluation:
@@ -59,13 +68,14 @@ def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
     seed = int(first.metrics["provenance"].get("seed", 0))
     paired = {
         f"{first.name} - {other.name}": {
-            name: entry for name, entry in compare(first.rows, other.rows, seed).items() if name in PAIRED
+            name: entry for name, entry in compare(first.rows, other.rows, seed).items() if name in first.task.headline
         }
         for other in others
     }
     metrics: dict[str, Any] = {
         "data": "synthetic" if about.synthetic else "real",
-        "headline": ", ".join(HEADLINE),
+        "task": first.task.name,
+        "headline": ", ".join(f"{name}_pooled" for name in first.task.headline),
         "models": {
             entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
         },
@@ -79,37 +89,41 @@ def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
     write_text(out / "report" / "per_case.csv", _per_case(found))
     blocks = _blocks(found, paired, synthetic=about.synthetic)
     page = out / "report" / "index.html"
-    write_page(page, about.name, blocks, metrics["provenance"], subtitle="Building change between two dates")
+    write_page(page, about.name, blocks, metrics["provenance"], subtitle=_SUBTITLES[first.task.name])
     return f"{len(found)} models on {first.metrics['cases']['scored']} scenes; see {page}"
 
 
 def _per_case(found: Sequence[Evaluation]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "id", *PAIRED])
+    names = found[0].task.headline
+    writer.writerow(["model", "id", *names])
     for entry in found:
         for row in entry.rows:
-            writer.writerow([entry.name, row.id, *(f"{row.metrics.get(name, float('nan')):.6g}" for name in PAIRED)])
+            writer.writerow([entry.name, row.id, *(f"{row.metrics.get(name, float('nan')):.6g}" for name in names)])
     return text.getvalue()
 
 
 def _blocks(found: Sequence[Evaluation], paired: Mapping[str, Mapping[str, Any]], *, synthetic: bool) -> list[Block]:
     blocks: list[Block] = [SYNTHETIC] if synthetic else []
+    task = found[0].task
+    shown = (*(f"{name}_pooled" for name in task.metrics), *task.headline)
     rows: list[list[Cell]] = [
-        [name, *(from_entry(entry.metrics[name]) for entry in found)] for name in SHOWN if name in found[0].metrics
+        [name, *(from_entry(entry.metrics[name]) for entry in found)] for name in shown if name in found[0].metrics
     ]
     note = (
         "With a 95 % bootstrap interval drawn by group of scenes; pooled: over all pixels of all scenes, else the "
-        "mean over scenes that hold change. differencing needs no weights."
+        "mean over scenes that hold something to find. differencing needs no weights."
     )
     blocks.append(Table(["metric", *(entry.name for entry in found)], rows, "Held-out scenes", note))
     for pair, entries in paired.items():
         intervals = {name: from_entry(entry) for name, entry in entries.items()}
         caption = f"{pair}: mean paired difference; an interval that holds 0 shows no difference."
         blocks.append(Figure(draw_intervals(intervals, pair), alt=caption, caption=caption))
-    ranked = sorted(found[0].rows, key=lambda row: row.metrics.get("f1", -1.0))
+    ranked = sorted(found[0].rows, key=lambda row: row.metrics.get(task.headline[0], -1.0))
     cells: list[list[Cell]] = [
-        [row.id, row.status, *(row.metrics.get(name, float("nan")) for name in PAIRED), row.reason] for row in ranked
+        [row.id, row.status, *(row.metrics.get(name, float("nan")) for name in task.headline), row.reason]
+        for row in ranked
     ]
-    blocks.append(Table(["scene", "status", *PAIRED, "reason"], cells, f"{found[0].name}, worst first"))
+    blocks.append(Table(["scene", "status", *task.headline, "reason"], cells, f"{found[0].name}, worst first"))
     return blocks

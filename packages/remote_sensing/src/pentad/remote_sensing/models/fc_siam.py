@@ -1,8 +1,11 @@
-"""FC-Siam-diff: a small U-Net shared by both dates, whose skips carry the absolute difference of the features.
+"""FC-Siam-diff and FC-Siam-conc: a small U-Net shared by both dates, whose skips carry the features of both.
+
+The first carries their absolute difference, which tells that something changed; the second both of them side by side,
+which also tells into what.
 
 Paper: Daudt, Le Saux and Boulch, "Fully convolutional Siamese networks for change detection", ICIP 2018,
 arXiv 1810.08462. A baseline, written from the paper; deviations: bilinear upsampling in place of transposed
-convolutions, and widths and depth are settings.
+convolutions, widths and depth are settings, and there may be more heads than one.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ class FCSiamConfig:
     """Channels of each level; each level has half the side of the one before."""
     bands: int = 3
     """Bands of the image."""
-    classes: int = 2
-    """Classes of the output."""
+    heads: tuple[int, ...] = (2,)
+    """Classes of each head."""
 
     def __post_init__(self) -> None:
-        if not self.widths or min(*self.widths, self.bands, self.classes) < 1:
-            found = f"widths {self.widths}, {self.bands} bands, {self.classes} classes"
-            raise ModelError("PTD-863", f"no FC-Siam-diff has {found}", "give positive numbers")
+        if not self.widths or not self.heads or min(*self.widths, self.bands, *self.heads) < 1:
+            found = f"widths {self.widths}, {self.bands} bands, heads of {self.heads} classes"
+            raise ModelError("PTD-863", f"no FC-Siam network has {found}", "give positive numbers")
 
 
 def _convolutions(channels: int, width: int) -> nn.Sequential:
@@ -41,10 +44,12 @@ def _convolutions(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class FCSiamDiff(PublishedModel):
-    """Binary change detection without any scan: what convolutions alone reach."""
+class _FCSiam(PublishedModel):
+    """What both networks share: one encoder for both dates, and a decoder with skips."""
 
     config: FCSiamConfig
+    carried = 1
+    """How many times the encoder's channels a skip has."""
 
     def __init__(self, config: FCSiamConfig) -> None:
         super().__init__(config)
@@ -52,10 +57,13 @@ class FCSiamDiff(PublishedModel):
         self.down = nn.ModuleList(
             _convolutions(entry, width) for entry, width in zip((config.bands, *widths), widths, strict=False)
         )
+        entries = [self.carried * widths[-1], *widths[-2:0:-1]]
         self.up = nn.ModuleList(
-            _convolutions(deep + width, width) for deep, width in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            _convolutions(deep + self.carried * width, width)
+            for deep, width in zip(entries, widths[-2::-1], strict=False)
         )
-        self.head = nn.Conv2d(widths[0], config.classes, 1)
+        last = widths[0] if len(widths) > 1 else self.carried * widths[0]
+        self.head = nn.Conv2d(last, sum(config.heads), 1)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Return the features of one date, finest first."""
@@ -65,8 +73,12 @@ class FCSiamDiff(PublishedModel):
             features.append(image)
         return features
 
-    def forward(self, pre: Tensor, post: Tensor) -> Tensor:
-        """Return logits of change (b, classes, h, w) for normalised images (b, bands, h, w) of two dates.
+    def join(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return what a skip carries of the features of both dates, (b, carried c, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, pre: Tensor, post: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return logits (b, classes, h, w), one tensor a head, for normalised images (b, bands, h, w) of two dates.
 
         Raises:
             UsageError: The images differ in shape or have not the network's bands (PTD-864).
@@ -74,10 +86,28 @@ class FCSiamDiff(PublishedModel):
         if pre.shape != post.shape or pre.dim() != 4 or pre.shape[1] != self.config.bands:
             found = f"the two images have shapes {tuple(pre.shape)} and {tuple(post.shape)}"
             raise UsageError("PTD-864", found, f"give two of one shape (batch, {self.config.bands}, height, width)")
-        differences = [(a - b).abs() for a, b in zip(self.encode(pre), self.encode(post), strict=True)]
-        deep = differences[-1]
-        for level, skip in zip(self.up, differences[-2::-1], strict=True):
+        skips = [self.join(a, b) for a, b in zip(self.encode(pre), self.encode(post), strict=True)]
+        deep = skips[-1]
+        for level, skip in zip(self.up, skips[-2::-1], strict=True):
             larger = functional.interpolate(deep, size=skip.shape[2:], mode="bilinear", align_corners=False)
             deep = level(torch.cat([larger, skip], dim=1))
-        logits: Tensor = self.head(deep)
-        return logits
+        logits: tuple[Tensor, ...] = torch.split(self.head(deep), list(self.config.heads), dim=1)
+        return logits if len(logits) > 1 else logits[0]
+
+
+class FCSiamDiff(_FCSiam):
+    """Change detection without any scan, from the difference of the dates' features."""
+
+    def join(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return the absolute difference, (b, c, h, w)."""
+        return (before - after).abs()
+
+
+class FCSiamConc(_FCSiam):
+    """Change detection without any scan, from the dates' features side by side."""
+
+    carried = 2
+
+    def join(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return both, (b, 2 c, h, w)."""
+        return torch.cat([before, after], dim=1)
