@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pentad.core.batch import CaseResult, tell_share
+from pentad.core.batch import CaseResult, kept_folder, tell_share
 from pentad.core.cases import Case
 from pentad.core.errors import CaseError, ModelError
 
@@ -41,6 +41,21 @@ def _tell(case: Case, folder: Path) -> CaseResult:
 def telling() -> Callable[[Case, Path], CaseResult]:
     """The case that says how far it is before it takes its time."""
     return _tell
+
+
+def _count_on(case: Case, folder: Path, *, key: str, until: int) -> CaseResult:
+    """A long case: it keeps a file a step and dies after two; ``until`` steps are enough."""
+    kept = kept_folder(folder, case, key)
+    before = len(list(kept.iterdir()))
+    for step in range(before, until):
+        if step == before + 2:
+            os.kill(os.getpid(), 9)
+        (kept / str(step)).touch()
+    return CaseResult(row={"before": before})
+
+
+def counting(key: str, until: int = 3) -> Callable[[Case, Path], CaseResult]:
+    return partial(_count_on, key=key, until=until)
 
 
 def _raise(error: BaseException) -> None:

@@ -283,3 +283,21 @@ def test_a_terminal_shows_a_bar_without_colours_if_asked(tmp_path):
     assert (result.returncode, result.stdout) == (0, b"")
     assert "3/3" in text
     assert "\x1b[3" not in text.replace("\x1b[3A", "")  # no colour
+
+
+def test_what_a_cut_short_case_kept_serves_the_next_start_and_goes_when_it_is_done(tmp_path, cases):
+    run, (case, *_) = tmp_path / "out" / "a", cases
+    counting = partial(batch_processors.counting, "k1")
+    assert run_batch([case], counting, BatchOptions(tmp_path / "out", run="a", quiet=True), IDENTITY) == 3
+    assert [path.name for path in (run / ".kept" / case.id / "k1").iterdir()]
+    assert run_batch([case], counting, BatchOptions(tmp_path / "out", resume="a", quiet=True), IDENTITY) == 0
+    assert read_journal(run / "journal.jsonl")[case.id].row == {"before": 2}
+    assert not (run / ".kept").exists()
+
+
+def test_what_was_kept_under_another_key_is_not_taken(tmp_path, cases):
+    case, options = cases[0], BatchOptions(tmp_path / "out", resume="a", quiet=True)
+    first = BatchOptions(tmp_path / "out", run="a", quiet=True)
+    run_batch([case], partial(batch_processors.counting, "k1"), first, IDENTITY)
+    run_batch([case], partial(batch_processors.counting, "k2", 2), options, IDENTITY)
+    assert read_journal(tmp_path / "out" / "a" / "journal.jsonl")[case.id].row == {"before": 0}

@@ -16,6 +16,7 @@ from pentad.core.batch.casework import CaseResult
 from pentad.core.batch.delivery import Destination, deliver_run
 from pentad.core.batch.folder import EVENTS, default_name, new_run, not_writable, old_run
 from pentad.core.batch.journal import CaseRecord
+from pentad.core.batch.kept import kept_folder
 from pentad.core.batch.merging import merge
 from pentad.core.batch.options import BatchOptions
 from pentad.core.batch.planning import Cost, dry_run
@@ -37,6 +38,7 @@ __all__ = [
     "Setup",
     "deliver_run",
     "dry_run",
+    "kept_folder",
     "merge",
     "run_batch",
     "tell_share",

@@ -21,9 +21,9 @@ from pentad.core.files import write_json
 
 FORMAT = "pentad.run/1"
 RUN, JOURNAL, EVENTS, WORKLIST, REJECTED = "run.json", "journal.jsonl", "events.jsonl", "worklist.csv", "rejected.jsonl"
-CASES, SCRATCH, LOCK, INDEX = "cases", ".work", ".lock", "index.html"
+CASES, SCRATCH, KEPT, LOCK, INDEX = "cases", ".work", ".kept", ".lock", "index.html"
 
-OWN = {RUN, JOURNAL, EVENTS, WORKLIST, REJECTED, CASES, SCRATCH, LOCK, INDEX}
+OWN = {RUN, JOURNAL, EVENTS, WORKLIST, REJECTED, CASES, SCRATCH, KEPT, LOCK, INDEX}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

@@ -15,6 +15,7 @@ from pentad.core.batch.delivery import Deliveries, Destination, not_sent
 from pentad.core.batch.folder import (
     CASES,
     JOURNAL,
+    KEPT,
     REJECTED,
     RUN,
     SCRATCH,
@@ -27,6 +28,7 @@ from pentad.core.batch.folder import (
 )
 from pentad.core.batch.index import write_index
 from pentad.core.batch.journal import CaseRecord, LineFile, read_journal, write_record
+from pentad.core.batch.kept import forget
 from pentad.core.batch.options import BatchOptions
 from pentad.core.batch.progress import Progress
 from pentad.core.batch.resuming import DONE, reasons_to_do
@@ -212,6 +214,7 @@ class BatchRun:
                 write_record(journal, record)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        forget(self.folder, case.id, record.code)
         self.records[case.id] = record
         return record
 
@@ -271,6 +274,8 @@ class BatchRun:
             self.state, status=status, exit_code=code, ended=utc_now(), seconds=seconds, cases=self._count()
         )
         shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+        with suppress(OSError):  # a case that was cut short keeps what it has got
+            (self.folder / KEPT).rmdir()
         try:
             write_worklist(self.folder / WORKLIST, self.all_records())
             write_index(self.folder, self.all_records(), self.state)
