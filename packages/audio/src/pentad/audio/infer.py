@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pentad.audio.events import SoundEvent
+from pentad.audio.keeping import KeptScores
 from pentad.audio.layouts import sound_files
 from pentad.audio.overview import Overview
 from pentad.audio.predict import Tagger, Tagging, WindowScores, load_tagger
-from pentad.audio.waveform import SUFFIXES, read_header
-from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
+from pentad.audio.waveform import SUFFIXES, Header, read_header
+from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, kept_folder, run_batch, tell_share
 from pentad.core.bundle import read_manifest
 from pentad.core.cases import Case, Rejection, input_digest, read_cases, write_rejections
 from pentad.core.errors import ModelError, UsageError, nearest
@@ -127,7 +128,7 @@ def _processor(request: PredictRequest, outputs: Sequence[str]) -> Callable[[Cas
 
 def _tag(tagger: Tagger, outputs: tuple[str, ...], case: Case, folder: Path) -> CaseResult:
     path = Path(case.files["audio"])
-    header = read_header(path)
+    header, content = read_header(path), input_digest(case)
     rate, classes = tagger.settings.frontend.sample_rate, tagger.settings.classes
     overview = Overview(header.seconds, rate) if "page" in outputs else None
     embeddings: list[NDArray[np.float32]] = []
@@ -139,13 +140,14 @@ def _tag(tagger: Tagger, outputs: tuple[str, ...], case: Case, folder: Path) -> 
         def sink(scores: WindowScores) -> None:
             begin, end = scores.start / rate, (scores.start + scores.samples) / rate
             writer.writerow([f"{begin:.3f}", f"{end:.3f}", *(f"{value:.4f}" for value in scores.clip)])
+            tell_share(end / max(header.seconds, end))
             if overview is not None:
                 overview.add(scores)
             if "embeddings" in outputs:
                 embeddings.append(scores.embedding)
 
-        tagging = tagger.run(path, sink)
-    statement = provenance("audio", model=tagger.digest, config=digest_json(list(outputs)), input=input_digest(case))
+        tagging = tagger.run(path, sink, _kept(tagger, header, case, folder, content))
+    statement = provenance("audio", model=tagger.digest, config=digest_json(list(outputs)), input=content)
     if "csv" in outputs:
         _write_csv(folder, tagging, classes)
     else:
@@ -170,6 +172,15 @@ def _tag(tagger: Tagger, outputs: tuple[str, ...], case: Case, folder: Path) -> 
         "windows": tagging.windows,
     }
     return CaseResult(row, flags)
+
+
+def _kept(tagger: Tagger, header: Header, case: Case, folder: Path, content: str) -> KeptScores | None:
+    """Where a recording of more windows than one batch keeps its scores, so that a killed run goes on in its middle."""
+    windows = tagger.settings.windows
+    if header.seconds <= windows.window_s + (windows.batch_size - 1) * windows.hop_s:
+        return None
+    key = digest_json([tagger.digest, content, tagger.device.type, code_version("audio")["source"]])
+    return KeptScores(kept_folder(folder, case, key))
 
 
 def _write_csv(folder: Path, tagging: Tagging, classes: Sequence[str]) -> None:

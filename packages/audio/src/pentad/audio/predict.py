@@ -6,7 +6,7 @@ Evaluation and batch inference call `Tagger.run`, so what is scored is what ship
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pentad.audio.events import EventFinder, EventRules, SoundEvent
 from pentad.audio.frontends import FrontEnd, FrontEndConfig
+from pentad.audio.keeping import KeptScores, Scored
 from pentad.audio.waveform import Samples, Signal, stream
 from pentad.audio.windows import Stitcher, Track, Window, windows
 from pentad.core.config import from_mapping, to_mapping
@@ -113,7 +114,6 @@ class Tagging:
 
 
 Sink = Callable[[WindowScores], None]
-TrackSink = Callable[[Track], None]
 
 
 @dataclass(frozen=True)
@@ -127,22 +127,22 @@ class Tagger:
     device: torch.device
     licences: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, path: Path, sink: Sink | None = None, track: TrackSink | None = None) -> Tagging:
+    def run(self, path: Path, sink: Sink | None = None, kept: KeptScores | None = None) -> Tagging:
         """Return what the model says of a file, however long it is.
 
         Args:
             path: A sound file.
             sink: Called with every window's scores, in order.
-            track: Called with the blended steps (steps, classes), in order.
+            kept: Where scores are kept; those that are there already are not computed again.
 
         Raises:
             CaseError: The file cannot be read to its end, or is too short.
         """
         signal, blocks = stream(path, self.settings.frontend.sample_rate)
-        return self.run_blocks(signal, blocks, sink, track)
+        return self.run_blocks(signal, blocks, sink, kept)
 
     def run_blocks(
-        self, signal: Signal | None, blocks: Iterable[Samples], sink: Sink | None = None, track: TrackSink | None = None
+        self, signal: Signal | None, blocks: Iterable[Samples], sink: Sink | None = None, kept: KeptScores | None = None
     ) -> Tagging:
         """Return what the model says of samples that come in blocks, at the front-end's rate."""
         settings = self.settings
@@ -150,7 +150,7 @@ class Tagger:
         stitcher: Stitcher | None = None
         finder: EventFinder | None = None
         events: list[SoundEvent] = []
-        for scores in self._scores(windows(blocks, settings.window, settings.hop)):
+        for scores in self._scores(windows(blocks, settings.window, settings.hop), kept):
             if stitcher is None or finder is None:
                 step = self._covered(scores) / len(scores.steps)
                 stitcher = Stitcher(step)
@@ -162,13 +162,8 @@ class Tagger:
                 sink(scores)
             if len(final := stitcher.add(scores.start, scores.steps)):
                 events += finder.add(final)
-                if track is not None:
-                    track(final)
         if stitcher is not None and finder is not None:
-            final = stitcher.finish(end)
-            if track is not None:
-                track(final)
-            events += finder.add(final)
+            events += finder.add(stitcher.finish(end))
             events += finder.finish()
         seconds = end / settings.frontend.sample_rate
         events = [
@@ -184,31 +179,37 @@ class Tagger:
             return self.settings.window
         return scores.samples
 
-    def _scores(self, found: Iterator[Window]) -> Iterator[WindowScores]:
-        """Scores of windows, a batch of equal length at a time."""
-        while batch := list(itertools.islice(found, self.settings.windows.batch_size)):
-            yield from self._batch(batch)
-
-    @torch.inference_mode()
-    def _batch(self, batch: list[Window]) -> Iterator[WindowScores]:
-        settings = self.settings
-        groups = itertools.groupby(batch, key=lambda window: len(window.samples))
-        for length, group in groups:
-            members = list(group)
-            waves = torch.from_numpy(np.stack([window.samples for window in members])).to(self.device)
-            features = self.front_end(waves)
-            if length < settings.window and settings.windows.short == "pad":
-                features = self.front_end.pad(features, settings.frontend.frames(settings.window))
-            clip, steps, embedding = score_features(self.model, features, settings)
-            for row, window in enumerate(members):
+    def _scores(self, found: Iterator[Window], kept: KeptScores | None) -> Iterator[WindowScores]:
+        """Scores of windows, a batch at a time; all windows of a recording are of one length."""
+        for number in itertools.count():
+            batch = list(itertools.islice(found, self.settings.windows.batch_size))
+            if not batch:
+                return
+            features = self._features(batch)
+            scored = kept.get(number) if kept else None
+            if scored is None:
+                scored = score_features(self.model, features, self.settings)
+                if kept:
+                    kept.put(number, scored)
+            for row, window in enumerate(batch):
                 yield WindowScores(
                     window.start,
-                    length,
-                    clip[row].cpu().numpy(),
-                    steps[row].cpu().numpy(),
-                    embedding[row].float().cpu().numpy(),
+                    len(window.samples),
+                    scored.clip[row].numpy(),
+                    scored.steps[row].numpy(),
+                    scored.embedding[row].numpy(),
                     features[row].cpu().numpy(),
                 )
+
+    @torch.inference_mode()
+    def _features(self, batch: Sequence[Window]) -> Tensor:
+        """Features (windows, frames, mel bins), padded to a window's where the settings say so."""
+        settings = self.settings
+        waves = torch.from_numpy(np.stack([window.samples for window in batch])).to(self.device)
+        features: Tensor = self.front_end(waves)
+        if waves.shape[1] < settings.window and settings.windows.short == "pad":
+            features = self.front_end.pad(features, settings.frontend.frames(settings.window))
+        return features
 
     @property
     def front_end(self) -> FrontEnd:
@@ -224,18 +225,20 @@ class Tagger:
 _FRONT_ENDS: dict[tuple[FrontEndConfig, str], FrontEnd] = {}
 
 
-def score_features(model: nn.Module, features: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
-    """Return probabilities of the clip (batch, classes), over time (batch, steps, classes), and embeddings.
+@torch.inference_mode()
+def score_features(model: nn.Module, features: Tensor, settings: Settings) -> Scored:
+    """Return probabilities and embeddings of features (windows, frames, mel bins).
 
-    A model without scores over time gives the clip's for as many steps as hops make a window.
+    A model without scores over time gives the window's for as many steps as hops make a window.
     """
     scores = model(features)
     clip = scores.clip.float()
     clip = clip.softmax(1) if settings.exclusive else clip.sigmoid()
     if scores.frames is None:
-        count = max(1, round(settings.window / settings.hop))
-        return clip, clip[:, None].expand(-1, count, -1), scores.embedding
-    return clip, scores.frames.float().sigmoid(), scores.embedding
+        steps = clip[:, None].repeat(1, max(1, round(settings.window / settings.hop)), 1)
+    else:
+        steps = scores.frames.float().sigmoid()
+    return Scored(clip.cpu(), steps.cpu(), scores.embedding.float().cpu())
 
 
 def load_tagger(source: str, device: str = "auto", *, offline: bool = False) -> Tagger:
