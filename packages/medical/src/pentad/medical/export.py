@@ -6,14 +6,8 @@ bundle describes it in MONAI's own transforms, which are near ours but not the s
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
-import logging
 import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pentad.core.bundle import CARD, Bundle, load_bundle
-from pentad.core.errors import ModelError, PentadError, UsageError, nearest
+from pentad.core.errors import ModelError, PentadError
+from pentad.core.export import ONNX, REPORT, TOLERANCE, check_format, check_libraries, compare, export_folder, silent
 from pentad.core.files import write_json
 from pentad.core.layers.mamba import Mamba
 from pentad.core.layers.selective_scan import preferred_backend
@@ -33,11 +28,6 @@ from pentad.medical.models import MODELS
 from pentad.medical.predict import Settings
 
 FORMATS = ("monai", "onnx")
-REPORT = "parity.json"
-TOLERANCE = 1e-4
-"""Largest error as a share of the largest logit: float32 sums in another order stay well below."""
-
-_AGREEMENT = 0.999
 _LARGEST_SCAN = 1 << 27  # values of one Mamba layer's states over a patch, half a gigabyte in float32
 
 
@@ -79,38 +69,17 @@ def export(
         ModelError: There is no such bundle, its model cannot be written so (PTD-594), or gives other numbers there
             (PTD-593).
     """
-    if kind not in FORMATS:
-        problem = f"'{kind}' is no format{nearest(kind, FORMATS)}"
-        raise UsageError("PTD-590", problem, f"give one of {', '.join(FORMATS)} to --format")
-    for library in ("onnx", "onnxruntime", "onnxscript") if kind == "onnx" else ():
-        if importlib.util.find_spec(library) is None:
-            remedy = "install it with pip install 'pentad-medical[onnx]'"
-            raise UsageError("PTD-591", "the optional library is not installed", remedy, library)
-    out = out.absolute()
-    _check_target(out, overwrite=overwrite)
-    subject = _subject(
-        load_bundle(source, "medical", {name: cls for name, (_, cls) in MODELS.items()}, offline=offline)
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".part-") as scratch:
-        folder = Path(scratch) / out.name
-        folder.mkdir()
+    check_format(kind, FORMATS)
+    check_libraries(ONNX if kind == "onnx" else (), "pip install 'pentad-medical[onnx]'")
+    with export_folder(out, overwrite=overwrite) as folder:
+        subject = _subject(
+            load_bundle(source, "medical", {name: cls for name, (_, cls) in MODELS.items()}, offline=offline)
+        )
         again = _write(subject, kind, folder)
         report = _compare(subject, again, kind, tolerance)
         write_json(folder / REPORT, report)
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
-    return f"{out}: largest error {report['largest_error']:.1e}, classes agree in {report['agreement']:.2%} of voxels"
-
-
-def _check_target(out: Path, *, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise UsageError("PTD-592", "the folder holds something already", "choose another, or say --overwrite", out)
-    if not (out / REPORT).is_file():
-        raise UsageError("PTD-592", "there is something that is no export", "choose another folder", out)
+    agreement = f"classes agree in {report['agreement']:.2%} of voxels"
+    return f"{out.absolute()}: largest error {report['largest_error']:.1e}, {agreement}"
 
 
 def _subject(bundle: Bundle) -> Subject:
@@ -133,7 +102,7 @@ def _run(model: nn.Module, patch: Tensor) -> NDArray[np.float32]:
 def _write(subject: Subject, kind: str, folder: Path) -> Again:
     """Write the format's files and return what runs them."""
     try:
-        with _silent():
+        with silent():
             if kind == "onnx":
                 return _write_onnx(subject, folder)
             from pentad.medical.export_monai import write_monai
@@ -149,14 +118,9 @@ def _write(subject: Subject, kind: str, folder: Path) -> Again:
 
 def _compare(subject: Subject, again: Again, kind: str, tolerance: float) -> dict[str, Any]:
     """Return the parity report, or refuse what gives other numbers."""
-    with _silent():
+    with silent():
         found = [again(patch) for patch in subject.patches]
-    errors = [float(np.abs(a - b).max()) for a, b in zip(found, subject.logits, strict=True)]
-    largest = max(float(np.abs(logits).max()) for logits in subject.logits)
-    same = [float((a.argmax(1) == b.argmax(1)).mean()) for a, b in zip(found, subject.logits, strict=True)]
-    if not max(errors) <= tolerance * largest or min(same) < _AGREEMENT:  # so put, NaN is refused too
-        problem = f"the exported model differs by {max(errors):.1e} of {largest:.1e}, {min(same):.2%} of classes agree"
-        raise ModelError("PTD-593", problem, "report this as a defect; nothing was written", subject.bundle.folder)
+    near = compare(found, subject.logits, where=subject.bundle.folder, tolerance=tolerance)
     shape = list(subject.patches[0].shape)
     return {
         "format": kind,
@@ -165,28 +129,12 @@ def _compare(subject: Subject, again: Again, kind: str, tolerance: float) -> dic
         "shape": f"fixed: give patches of exactly {shape}"
         if kind == "onnx"
         else "as the model allows; compared on this",
-        "largest_error": max(errors),
-        "largest_logit": largest,
-        "tolerance": tolerance,
-        "agreement": min(same),
+        **near,
         "compared_on": f"{len(found)} generated patches, float32, CPU",
         "intended_use": "research use only; not a medical device",
         "licences": subject.bundle.licences,
         "provenance": provenance("medical", model=subject.bundle.digest),
     }
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the exporters' chatter from the user's screen; what matters is raised."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 class _FirstOutput(nn.Module):
