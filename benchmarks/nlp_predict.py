@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, processors
-from transformers import PreTrainedTokenizerFast, pipeline
+from transformers import pipeline
 
 from pentad.nlp.dataset import TextConfig
 from pentad.nlp.documents import Document
@@ -55,20 +54,7 @@ def both(texts: list[str], source: str, place: Path) -> tuple[BertSequence, Piec
         choice = EncoderChoice(hidden=128, layers=4, heads=4, inner=512)
         model = BertSequence(EncoderConfig(LABELS, choice.values(tokenizer.size, LONGEST, tokenizer.pad)))
     model.eval().network.save_pretrained(place)
-    fast = Tokenizer.from_str(tokenizer.text)
-    first, last = fast.id_to_token(tokenizer.first), fast.id_to_token(tokenizer.last)
-    fast.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}", special_tokens=[(first, tokenizer.first), (last, tokenizer.last)]
-    )
-    theirs = PreTrainedTokenizerFast(
-        tokenizer_object=fast,
-        pad_token=fast.id_to_token(tokenizer.pad),
-        unk_token=fast.id_to_token(tokenizer.unknown),
-        cls_token=first,
-        sep_token=last,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-    theirs.save_pretrained(place)
+    tokenizer.as_transformers(LONGEST).save_pretrained(place)
     return model, tokenizer, pipeline("text-classification", model=str(place), device="cpu", top_k=None)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from pentad.nlp.dataset import IGNORED, Batches, TextConfig, align, pieces_of, window_starts, windows_of
 from pentad.nlp.documents import from_words
 from pentad.nlp.tokenizer import PieceTokenizer, learn
+from pentad.nlp.unigram import expected_counts, learn_parts
 
 TEXT = TextConfig(max_length=8, stride=2)
 
@@ -20,8 +22,10 @@ def tokenizer():
     return PieceTokenizer(learn(["नदी काठी गाव वसले", "abc abd abe"] * 20, 24))
 
 
-def test_a_tokenizer_learned_in_two_processes_is_the_same():
-    code = "from pentad.nlp.tokenizer import learn; print(learn([f'नदी काठी गाव {n} वसले' for n in range(50)], 120))"
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_a_tokenizer_learned_in_two_processes_is_the_same(kind):
+    texts = "[f'नदी काठी गाव {n} वसले' for n in range(50)]"
+    code = f"from pentad.nlp.tokenizer import learn; print(learn({texts}, 120, {kind!r}))"
     first, second = (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
@@ -36,6 +40,35 @@ def test_pieces_are_joined_by_frequency_and_then_by_the_alphabet():
         "ab",
         "cd",
     ]
+
+
+def test_the_expected_counts_of_parts_are_those_over_all_ways_to_put_a_word_together():
+    scores = {part: math.log(p) for part, p in {"a": 0.2, "b": 0.3, "ab": 0.4, "ba": 0.1}.items()}
+    ways = {("a", "b", "a"): 0.2 * 0.3 * 0.2, ("ab", "a"): 0.4 * 0.2, ("a", "ba"): 0.2 * 0.1}
+    total = sum(ways.values())
+    wanted = {part: 5 * sum(p * way.count(part) for way, p in ways.items()) / total for part in ("a", "b", "ab", "ba")}
+    assert expected_counts({"aba": 5}, scores) == pytest.approx(wanted)
+
+
+def test_a_unigram_vocabulary_holds_every_letter_and_the_most_useful_parts_and_is_as_small_as_asked():
+    words = {"_walking": 30, "_walked": 30, "_talking": 30, "_talked": 30, "_x": 1}
+    parts = dict(learn_parts(words, 16))
+    letters = {letter for word in words for letter in word}
+    assert len(parts) == 16
+    assert letters <= set(parts)
+    assert {"_walking", "_walked", "_talking", "_talked"} <= set(parts)
+    assert sum(map(math.exp, parts.values())) == pytest.approx(1.0)
+
+
+def test_unigram_pieces_give_the_words_back_and_know_their_place():
+    tokenizer = PieceTokenizer(learn(["नदी काठी गाव वसले!", "abc abd abe"] * 20, 40, "unigram"))
+    vocabulary = json.loads(tokenizer.text)["model"]["vocab"]
+    pieces = tokenizer.words([["काठी", "abd", "zz"]])[0]
+    texts = ["", "", ""]
+    for number, word in zip(pieces.ids, pieces.words, strict=True):
+        texts[word] += vocabulary[number][0]
+    assert texts[:2] == ["▁काठी", "▁abd"]
+    assert tokenizer.unknown in pieces.ids
 
 
 def test_vowel_signs_survive_the_tokenizer(tokenizer):

@@ -37,9 +37,12 @@ def test_sixteen_examples_are_learned_by_heart(name):
     ids = torch.randint(5, 50, (16, 8))
     mask = torch.ones_like(ids)
     labels = torch.randint(0, 3, (16, 8) if name == "bert_tokens" else (16,))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(90):
-        loss = classification_loss(model(ids, mask), labels)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(300):
+        logits = model(ids, mask)
+        if (logits.argmax(-1) == labels).all():
+            break
+        loss = classification_loss(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -118,11 +121,11 @@ def test_a_crf_comes_back_from_its_bundle_and_tags_what_it_learned(tmp_path):
 
 def test_deeper_layers_learn_more_slowly_and_biases_are_not_decayed():
     model = make("bert_sequence")
-    scale_learning_rates(model, 0.5, freeze_embeddings=True)
+    scale_learning_rates(model, 0.5, head=3.0, freeze_embeddings=True)
     groups = build_optimizer(model, TrainConfig(steps=1, learning_rate=1.0, weight_decay=0.1)).param_groups
     rates = {id(parameter): (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
     by_name = {name: rates.get(id(parameter)) for name, parameter in model.network.named_parameters()}
-    assert by_name["classifier.weight"] == (1.0, 0.1)
+    assert by_name["classifier.weight"] == (3.0, 0.1)
     assert by_name["bert.encoder.layer.2.attention.self.query.weight"] == (0.5, 0.1)
     assert by_name["bert.encoder.layer.0.attention.self.query.bias"] == (0.125, 0.0)
     assert by_name["bert.embeddings.word_embeddings.weight"] is None
@@ -154,6 +157,58 @@ def test_a_folder_without_a_tokenizer_says_so(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 16}')
     with pytest.raises(ModelError, match=r"PTD-785 .*put tokenizer\.json beside"):
         find_pretrained(str(tmp_path))
+
+
+def write_encoder(folder, kind):
+    """An encoder's folder as published: three layers, random weights, a tokenizer of the kind."""
+    from transformers import AutoConfig, AutoModel
+
+    from pentad.nlp.tokenizer import PieceTokenizer, learn
+
+    seed_everything(0)
+    tokenizer = PieceTokenizer(learn(["रिया पुण्यात राहते", "the red fox bites, the blue bird sings"] * 4, 120, kind))
+    values = EncoderChoice(hidden=32, layers=3, heads=2, inner=64).values(tokenizer.size, 32, tokenizer.pad)
+    AutoModel.from_config(AutoConfig.for_model(**values)).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer.text)
+    return find_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_a_trimmed_encoder_of_fewer_layers_gives_the_same_features_of_the_texts_it_was_trimmed_to(tmp_path, kind):
+    from transformers import AutoModel
+
+    from pentad.nlp.tokenizer import PieceTokenizer
+
+    whole = write_encoder(tmp_path, kind)
+    small = whole.first_layers(2).trimmed(["the red fox"])
+    model = BertSequence(EncoderConfig(LABELS, small.values))
+    model.start_from(small)
+    pieces = [PieceTokenizer(found.tokenizer).texts(["the red fox"])[0].ids for found in (whole, small)]
+    published = AutoModel.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        wanted = published(torch.tensor([pieces[0]]), output_hidden_states=True).hidden_states[2]
+        found = model.eval().network.bert(torch.tensor([pieces[1]])).last_hidden_state
+    assert torch.allclose(found, wanted, atol=1e-6)
+    assert len(small.rows) == model.network.config.vocab_size < whole.values["vocab_size"]
+    # A word not met falls apart into letters.
+    tokenizer = PieceTokenizer(small.tokenizer)
+    assert tokenizer.unknown not in tokenizer.texts(["bird"])[0].ids
+
+
+def test_more_layers_than_a_pretrained_encoder_has_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"PTD-808 .*from 1 to 3"):
+        write_encoder(tmp_path, "wordpiece").first_layers(4)
+
+
+def test_a_byte_pair_tokenizer_is_not_trimmed():
+    from tokenizers import Tokenizer, models
+
+    from pentad.nlp.tokenizer import trimmed
+
+    pairs = Tokenizer(models.BPE({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4}, []))
+    pairs.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
+    with pytest.raises(ModelError, match=r"PTD-809 .*BPE"):
+        trimmed(pairs.to_str(), ["a"])
 
 
 def test_models_of_another_task_or_name_are_refused():

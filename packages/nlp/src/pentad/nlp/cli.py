@@ -183,3 +183,20 @@ def import_model(
     from pentad.nlp.four_bit import unpack
 
     typer.echo(unpack(weights, tokenizer, out))
+
+
+@models_app.command("export")
+def export_model(
+    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or OWNER/NAME on the hub.")],
+    out: options.Out,
+    kind: Annotated[str, typer.Option("--format", help="transformers or onnx.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest error allowed, as a share of the largest output.")
+    ] = 1e-4,
+    overwrite: options.Overwrite = False,
+    offline: options.Offline = False,
+) -> None:
+    """Write a bundle as a folder for transformers or as ONNX; refused unless it gives the same numbers there."""
+    from pentad.nlp.export import export
+
+    typer.echo(export(bundle, kind, out, tolerance=tolerance, overwrite=overwrite, offline=offline))

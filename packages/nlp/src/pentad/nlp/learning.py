@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pentad.nlp.tokenizer import Kind
+
 
 @dataclass(frozen=True)
 class EncoderChoice:
@@ -12,7 +14,11 @@ class EncoderChoice:
 
     Attributes:
         source: Folder or hub id of a pretrained one; empty trains a small BERT from scratch.
+        keep_layers: Layers of a pretrained one to keep, from the first; 0 keeps all. Half of them halve the time.
+        trim: Keep only the pieces of a pretrained one that the training texts use, and single signs of their scripts:
+            a multilingual vocabulary shrinks to a tenth, and its embeddings can be learned at little cost.
         vocabulary: Pieces to learn, from scratch only, as all below.
+        pieces: How words are cut into them.
         hidden: Width.
         layers: Number of them.
         heads: Attention heads.
@@ -21,7 +27,10 @@ class EncoderChoice:
     """
 
     source: str = ""
+    keep_layers: int = 0
+    trim: bool = False
     vocabulary: int = 4000
+    pieces: Kind = "wordpiece"
     hidden: int = 128
     layers: int = 2
     heads: int = 4
@@ -52,6 +61,7 @@ class LearnConfig:
         class_weights: Weight classes by the inverse of their frequency, or not.
         focal: Exponent of the focal loss; 0 is cross-entropy.
         layer_decay: Each layer learns at this times the rate of the one above.
+        head_rate: What is no part of the encoder learns at this times the learning rate.
         freeze_embeddings: Leave the word embeddings as they are, which spares memory and time with large vocabularies.
         mask: Share of the pieces hidden from the model in training.
         abstain_below: A document of lower confidence is left to a person.
@@ -60,6 +70,7 @@ class LearnConfig:
     class_weights: Literal["none", "balanced"] = "none"
     focal: float = 0.0
     layer_decay: float = 1.0
+    head_rate: float = 1.0
     freeze_embeddings: bool = False
     mask: float = 0.0
     abstain_below: float = 0.5

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from pentad.core.errors import ModelError
+from pentad.nlp.unigram import learn_parts
 
 FILE = "tokenizer.json"
+Kind = Literal["wordpiece", "unigram"]
+_BEGIN = "▁"  # of a word, as SentencePiece writes it
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _NAMES = {
     "pad": ("[PAD]", "<pad>"),
@@ -80,6 +85,32 @@ class PieceTokenizer:
             self._complete(item.ids, item.word_ids, len(words)) for item, words in zip(found, sentences, strict=True)
         ]
 
+    def as_transformers(self, longest: int) -> Any:
+        """Return transformers' own tokenizer with these pieces, which sets the special pieces around a text.
+
+        Args:
+            longest: Pieces that the model takes, the two special ones included.
+        """
+        import transformers
+
+        made = Tokenizer.from_str(self.text)
+        names = [made.id_to_token(number) for number in (self.first, self.last)]
+        made.post_processor = processors.TemplateProcessing(
+            single=f"{names[0]} $A {names[1]}",
+            pair=f"{names[0]} $A {names[1]} $B:1 {names[1]}:1",
+            special_tokens=list(zip(names, (self.first, self.last), strict=True)),
+        )
+        fast: Any = transformers.PreTrainedTokenizerFast
+        return fast(
+            tokenizer_object=made,
+            pad_token=made.id_to_token(self.pad),
+            unk_token=made.id_to_token(self.unknown),
+            cls_token=names[0],
+            sep_token=names[1],
+            model_input_names=["input_ids", "attention_mask"],
+            model_max_length=longest,
+        )
+
     def _complete(self, ids: Sequence[int], places: Sequence[int | None], count: int) -> Pieces:
         if len(set(places)) == count:
             return Pieces(tuple(ids), tuple(int(place or 0) for place in places))
@@ -91,27 +122,84 @@ class PieceTokenizer:
         return Pieces(tuple(number for number, _ in pairs), tuple(place for _, place in pairs))
 
 
-def learn(texts: Iterable[str], size: int) -> str:
-    """Return the JSON of a WordPiece tokenizer learned from texts: cased, nothing stripped, so that vowel signs stay.
+def trimmed(text: str, texts: Sequence[str]) -> tuple[str, tuple[int, ...]]:
+    """Return a tokenizer's JSON with only the pieces that texts use, and the old number of each piece that stays.
 
-    Pieces are joined pair by pair, the most frequent first (as in byte-pair encoding; Sennrich et al., 2016), and equal
-    counts are settled by the alphabet, so that the same texts always give the same pieces. The library's own trainers
-    do not promise that: their order depends on a hash drawn anew in every process.
+    Special pieces stay, and so do single signs of the blocks of 128 code points that the texts touch, so that a word
+    not met before falls apart into letters instead of becoming unknown (after Abdaoui et al., 2020).
+
+    Raises:
+        ModelError: It is neither WordPiece nor Unigram.
+    """
+    held = json.loads(PieceTokenizer(text).text)
+    model = held["model"]
+    if model["type"] not in ("WordPiece", "Unigram"):
+        problem = f"a tokenizer of the kind {model['type']} cannot be trimmed"
+        raise ModelError("PTD-809", problem, "set encoder.trim to false")
+    unigram = model["type"] == "Unigram"
+    names = [name for name, _ in model["vocab"]] if unigram else sorted(model["vocab"], key=model["vocab"].get)
+    numbers = range(len(names)) if unigram else sorted(model["vocab"].values())
+    used = {number for piece in PieceTokenizer(text).texts(texts) for number in piece.ids}
+    used |= {item["id"] for item in held["added_tokens"]}
+    blocks = {ord(letter) >> 7 for line in texts for letter in line}
+    for number, name in zip(numbers, names, strict=True):
+        bare = name.removeprefix("##").removeprefix(_BEGIN)
+        if name in (_BEGIN, *itertools.chain(*_NAMES.values())) or (len(bare) == 1 and ord(bare) >> 7 in blocks):
+            used.add(number)
+    kept = [(number, name) for number, name in zip(numbers, names, strict=True) if number in used]
+    place = {number: new for new, (number, _) in enumerate(kept)}
+    if unigram:
+        model["vocab"] = [model["vocab"][number] for number, _ in kept]
+        model["unk_id"] = place[model["unk_id"]]
+    else:
+        model["vocab"] = {name: place[number] for number, name in kept}
+    held["added_tokens"] = [{**item, "id": place[item["id"]]} for item in held["added_tokens"]]
+    held["post_processor"] = _renumbered(held.get("post_processor"), place)
+    return json.dumps(held, ensure_ascii=False), tuple(number for number, _ in kept)
+
+
+def _renumbered(value: Any, place: Mapping[int, int]) -> Any:
+    """What a tokenizer's JSON says of special pieces, with their new numbers."""
+    if isinstance(value, dict):
+        return {
+            key: [place[number] for number in inner] if key == "ids" else _renumbered(inner, place)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int):
+        return [value[0], place[value[1]]]
+    return [_renumbered(inner, place) for inner in value] if isinstance(value, list) else value
+
+
+def learn(texts: Iterable[str], size: int, kind: Kind = "wordpiece") -> str:
+    """Return the JSON of a tokenizer learned from texts: cased, nothing stripped, so that vowel signs stay.
+
+    WordPiece joins pieces pair by pair, the most frequent first (as in byte-pair encoding; Sennrich et al., 2016);
+    Unigram is `pentad.nlp.unigram`. Equal counts are settled by the alphabet, so that the same texts always give the
+    same pieces. The library's own trainers do not promise that: their order depends on a hash drawn anew in every
+    process.
 
     Args:
         texts: Training texts, normalised as a model will read them.
         size: Pieces to learn at most, special ones included.
+        kind: How words are put together.
     """
     cleaner = normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=False
     )
-    splitter = pre_tokenizers.BertPreTokenizer()
+    splitter: Any = pre_tokenizers.BertPreTokenizer()
+    if kind == "unigram":
+        begin = pre_tokenizers.Metaspace(replacement=_BEGIN, prepend_scheme="always")
+        splitter = pre_tokenizers.Sequence([splitter, begin])
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(word for word, _ in splitter.pre_tokenize_str(cleaner.normalize_str(text)))
-    pieces = [*_SPECIAL, *_learned({word: counts[word] for word in sorted(counts)}, size - len(_SPECIAL))]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    model = models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD)
+    ordered, room = {word: counts[word] for word in sorted(counts)}, size - len(_SPECIAL)
+    if kind == "unigram":
+        parts = [(name, 0.0) for name in _SPECIAL] + learn_parts(ordered, room)
+        model: Any = models.Unigram(parts, _SPECIAL.index("[UNK]"), False)
+    else:
+        vocabulary = {piece: number for number, piece in enumerate([*_SPECIAL, *_learned(ordered, room)])}
+        model = models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD)
     tokenizer = Tokenizer(model)
     tokenizer.normalizer, tokenizer.pre_tokenizer = cleaner, splitter
     tokenizer.add_special_tokens(_SPECIAL)

@@ -168,7 +168,10 @@ def _fit_network(
 ) -> Trained:
     by_word = settings.task == "entities"
     model, tokenizer = _build(request, documents, settings, plan)
-    scale_learning_rates(model, plan.learning.layer_decay, freeze_embeddings=plan.learning.freeze_embeddings)
+    learning = plan.learning
+    scale_learning_rates(
+        model, learning.layer_decay, head=learning.head_rate, freeze_embeddings=learning.freeze_embeddings
+    )
     pieces = pieces_of(documents, tokenizer, settings.text, by_word=by_word)
     windows = labelled(windows_of(pieces, tokenizer, settings.text), documents, settings)
     samples = Batches(windows, plan.train.batch_size, plan.train.seed, plan.learning.mask, tokenizer)
@@ -196,11 +199,13 @@ def _build(
     """The untrained model, with a pretrained encoder or a small one and a vocabulary of its own."""
     how, choice = settings.text.normalisation, plan.encoder
     source = find_pretrained(choice.source, offline=request.offline) if choice.source else None
+    texts = [normalise(document.text, how).text for document in documents]
     if source:
+        source = source.first_layers(choice.keep_layers) if choice.keep_layers else source
+        source = source.trimmed(texts) if choice.trim else source
         tokenizer, values = PieceTokenizer(source.tokenizer), source.values
     else:
-        texts = [normalise(document.text, how).text for document in documents]
-        tokenizer = PieceTokenizer(learn(texts, choice.vocabulary))
+        tokenizer = PieceTokenizer(learn(texts, choice.vocabulary, choice.pieces))
         values = choice.values(tokenizer.size, settings.text.max_length, tokenizer.pad)
     if positions(values) < settings.text.max_length:
         problem = f"max_length {settings.text.max_length} is more than the encoder's {positions(values)} positions"

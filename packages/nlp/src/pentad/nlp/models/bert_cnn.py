@@ -3,15 +3,16 @@
 Paper: Safaya, Abdullatif, Yuret, "KUISAIL at SemEval-2020 Task 12: BERT-CNN for Offensive Speech Identification in
 Social Media", arXiv 2007.13184; code published under github.com/alisafaya/OffensEval2020.
 
-The form, as the paper words it: the outputs of the last four hidden layers are four channels of one picture with a row
-a piece and a column a feature; five kernels in parallel, one, two, three, four and five pieces wide and as wide as the
-encoder, 32 filters each; ReLU; the maximum over all places; the 160 values, concatenated, through a dense layer and a
-sigmoid for two classes. Texts are cut at 64 pieces.
+The form, from the paper and checked against the published `models.py` and `bert-cnn.py` (read as facts, not copied): the
+outputs of the last four hidden layers are four channels of one picture with a row a piece and a column a feature; five
+kernels in parallel, one, two, three, four and five pieces wide and as wide as the encoder, 32 filters each; ReLU; the
+maximum over all places; dropout of 0.1; the 160 values, concatenated, through one dense layer and a sigmoid for two
+classes. Texts are cut at 64 pieces and padded to them; AdamW at 2e-5 for six epochs, falling linearly.
 
-Deviations: any number of classes by one logit each (softmax outside), for which the paper's sigmoid is the case of two;
-dropout before the dense layer; padding never wins the maximum (it is set to the smallest number before pooling), so a
-text's logits do not depend on its batch; texts shorter than a kernel are padded with zeros to its width. Not verified:
-whether the published code applies dropout, or masks padding.
+Deviations: any number of classes by one logit each (softmax outside), for which the paper's sigmoid is the case of two.
+Padding is zero before the convolutions and no place that touches it wins the maximum, so a text's logits do not depend
+on its batch; the published code pools over padding too. Texts shorter than a kernel are padded with zeros to its width.
+Long texts are read in windows. The published code splits hashtags into words first; here that is the user's to do.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from pentad.core.errors import ModelError, UsageError
+from pentad.nlp.tokenizer import trimmed
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +81,35 @@ class Pretrained:
     values: dict[str, Any]
     tokenizer: str
     source: str
+    rows: tuple[int, ...] = ()
+    """Rows of its word embeddings to take; none takes all."""
+
+    def first_layers(self, count: int) -> Pretrained:
+        """Return it without the layers above the first ``count``.
+
+        Raises:
+            UsageError: It has fewer, or its kind has no plain pile of layers.
+        """
+        from transformers import AutoConfig
+
+        values = {name: value for name, value in self.values.items() if name != "model_type"}
+        most = getattr(AutoConfig.for_model(self.values["model_type"], **values), "num_hidden_layers", 0)
+        if not 0 < count <= most:
+            problem = f"keep_layers is {count}, and the encoder has {most} layers"
+            raise UsageError("PTD-808", problem, f"give a number from 1 to {most}", self.source)
+        return replace(self, values={**self.values, "num_hidden_layers": count})
+
+    def trimmed(self, texts: Sequence[str]) -> Pretrained:
+        """Return it with only the pieces that the texts use, and single signs of their scripts.
+
+        Raises:
+            ModelError: Its tokenizer is of a kind whose pieces cannot be left out.
+        """
+        tokenizer, rows = trimmed(self.tokenizer, texts)
+        values = {**self.values, "vocab_size": len(rows)}
+        if isinstance(padding := self.values.get("pad_token_id", 0), int) and padding in rows:
+            values["pad_token_id"] = rows.index(padding)
+        return replace(self, values=values, tokenizer=tokenizer, rows=rows)
 
     def load(self, auto: Any, **more: Any) -> nn.Module:
         """Return the network of a transformers auto class with the source's weights; what it lacks stays random.
@@ -85,13 +117,39 @@ class Pretrained:
         Raises:
             ModelError: The weights are missing or damaged.
         """
+        layers = {name: self.values[name] for name in ("num_hidden_layers",) if name in self.values}
         try:
-            network: nn.Module = auto.from_pretrained(self.source, local_files_only=_local(self.source), **more)
+            with quiet():
+                network: Any = auto.from_pretrained(self.source, local_files_only=_local(self.source), **layers, **more)
         except Exception as error:  # transformers passes on what its readers raise
             log.debug("cannot load %s", self.source, exc_info=True)
             problem = f"its weights cannot be loaded ({type(error).__name__})"
             raise ModelError("PTD-783", problem, "put model.safetensors of the encoder there", self.source) from None
-        return network.to(torch.float32)
+        if self.rows:
+            kept = network.get_input_embeddings().weight.detach()[list(self.rows)].clone()
+            padding = self.values.get("pad_token_id")
+            embeddings = nn.Embedding(len(kept), kept.shape[1], padding_idx=padding, _weight=kept)
+            network.set_input_embeddings(embeddings)
+            network.config.vocab_size, network.config.pad_token_id = len(self.rows), padding
+        found: nn.Module = network.to(torch.float32)
+        return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' bars and tables off the screen; what matters is raised."""
+    from transformers.utils import logging as transformers_logging
+
+    library: Any = transformers_logging
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()
 
 
 def _local(source: str) -> bool:
@@ -138,23 +196,25 @@ def _tokenizer_json(source: str, *, offline: bool) -> str:
         raise ModelError("PTD-785", problem, "put tokenizer.json beside the encoder's weights", source) from None
 
 
-def scale_learning_rates(model: nn.Module, decay: float, *, freeze_embeddings: bool = False) -> None:
+def scale_learning_rates(model: nn.Module, decay: float, *, head: float = 1.0, freeze_embeddings: bool = False) -> None:
     """Mark every parameter with the share of the learning rate that its depth gets, and what is never decayed.
 
-    A head learns at the full rate, the top layer at ``decay`` times it, each layer below at ``decay`` times the one
-    above, the embeddings at the lowest (Howard and Ruder, 2018; Sun et al., 2019). Biases and norms are not decayed.
+    The top layer learns at ``decay`` times the rate, each layer below at ``decay`` times the one above, the embeddings
+    at the lowest (Howard and Ruder, 2018; Sun et al., 2019); what stands on the encoder, at ``head`` times the rate.
+    Biases and norms are not decayed.
 
     Raises:
-        UsageError: ``decay`` is not above 0 up to 1.
+        UsageError: ``decay`` is not above 0 up to 1, or ``head`` not above 0.
     """
-    if not 0 < decay <= 1:
-        raise UsageError("PTD-786", f"layer_decay is {decay}", "give a number above 0 up to 1")
+    if not 0 < decay <= 1 or head <= 0:
+        problem = f"layer_decay is {decay} and head_rate {head}"
+        raise UsageError("PTD-786", problem, "give layer_decay above 0 up to 1, and head_rate above 0")
     named = list(model.named_parameters())
     depth = 1 + max((int(match[1]) for name, _ in named if (match := _LAYER.search(name))), default=-1)
     for name, parameter in named:
         match = _LAYER.search(name)
         below = depth - int(match[1]) if match else depth + 1 if "embeddings" in name else 0
-        parameter._learning_rate_scale = decay**below  # type: ignore[attr-defined]
+        parameter._learning_rate_scale = decay**below if below else head  # type: ignore[attr-defined]
         parameter._no_weight_decay = parameter.ndim < 2  # type: ignore[attr-defined]
         if freeze_embeddings and name.endswith("word_embeddings.weight"):
             parameter.requires_grad_(False)
