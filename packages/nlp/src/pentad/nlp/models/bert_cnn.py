@@ -3,9 +3,9 @@
 Paper: Safaya, Abdullatif, Yuret, "KUISAIL at SemEval-2020 Task 12: BERT-CNN for Offensive Speech Identification in
 Social Media", arXiv 2007.13184; code published under github.com/alisafaya/OffensEval2020.
 
-The form, from the paper and checked against the published `models.py` and `bert-cnn.py` (read as facts, not copied): the
-outputs of the last four hidden layers are four channels of one picture with a row a piece and a column a feature; five
-kernels in parallel, one, two, three, four and five pieces wide and as wide as the encoder, 32 filters each; ReLU; the
+The form, from the paper and checked against the published `models.py` and `bert-cnn.py` (read as facts, not copied):
+the outputs of the last four hidden layers are four channels of one picture with a row a piece and a column a feature;
+five kernels in parallel, one, two, three, four and five pieces wide and as wide as the encoder, 32 filters each; ReLU; the
 maximum over all places; dropout of 0.1; the 160 values, concatenated, through one dense layer and a sigmoid for two
 classes. Texts are cut at 64 pieces and padded to them; AdamW at 2e-5 for six epochs, falling linearly.
 
