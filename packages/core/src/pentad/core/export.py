@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pentad.core.errors import ModelError, UsageError, nearest
+from pentad.core.errors import ModelError, PentadError, UsageError, nearest
 
 REPORT = "parity.json"
 TOLERANCE = 1e-4
@@ -75,15 +75,34 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         folder.rename(out)
 
 
+def not_exportable(problem: str, remedy: str, where: Path | None = None) -> ModelError:
+    """Return the error to raise for a model that has no form in a format."""
+    return ModelError("PTD-594", problem, remedy, where)
+
+
 @contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Keep an exporter's chatter from the user's screen; what matters is raised."""
+def exporter(name: str, kind: str, where: Path) -> Iterator[None]:
+    """Keep an exporter's chatter from the user's screen, and say in one sentence that it failed.
+
+    Args:
+        name: Of the model.
+        kind: The format.
+        where: The bundle.
+
+    Raises:
+        ModelError: The block raised anything; the project's own errors pass as they are.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
+    except PentadError:
+        raise
+    except Exception as error:  # exporters fail in as many ways as there are operators
+        problem = f"{name} cannot be written as {kind} ({type(error).__name__})"
+        raise not_exportable(problem, "use another format or model", where) from error
     finally:
         logging.disable(before)
 

@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pentad.core.bundle import CARD, Bundle, load_bundle
-from pentad.core.errors import ModelError, PentadError
-from pentad.core.export import ONNX, REPORT, TOLERANCE, check_format, check_libraries, compare, export_folder, silent
+from pentad.core.export import (
+    ONNX,
+    REPORT,
+    TOLERANCE,
+    check_format,
+    check_libraries,
+    compare,
+    export_folder,
+    exporter,
+    not_exportable,
+)
 from pentad.core.files import write_json
 from pentad.core.layers.mamba import Mamba
 from pentad.core.layers.selective_scan import preferred_backend
@@ -101,24 +110,18 @@ def _run(model: nn.Module, patch: Tensor) -> NDArray[np.float32]:
 
 def _write(subject: Subject, kind: str, folder: Path) -> Again:
     """Write the format's files and return what runs them."""
-    try:
-        with silent():
-            if kind == "onnx":
-                return _write_onnx(subject, folder)
-            from pentad.medical.export_monai import write_monai
+    with exporter(subject.bundle.name, kind, subject.bundle.folder):
+        if kind == "onnx":
+            return _write_onnx(subject, folder)
+        from pentad.medical.export_monai import write_monai
 
-            write_monai(subject.bundle, subject.settings, folder)
-            return _monai_again(folder)
-    except PentadError:
-        raise
-    except Exception as error:  # exporters fail in as many ways as there are operators
-        problem = f"{subject.bundle.name} cannot be written as {kind} ({type(error).__name__})"
-        raise ModelError("PTD-594", problem, "use another format or model", subject.bundle.folder) from error
+        write_monai(subject.bundle, subject.settings, folder)
+        return _monai_again(folder)
 
 
 def _compare(subject: Subject, again: Again, kind: str, tolerance: float) -> dict[str, Any]:
     """Return the parity report, or refuse what gives other numbers."""
-    with silent():
+    with exporter(subject.bundle.name, kind, subject.bundle.folder):
         found = [again(patch) for patch in subject.patches]
     near = compare(found, subject.logits, where=subject.bundle.folder, tolerance=tolerance)
     shape = list(subject.patches[0].shape)
@@ -204,7 +207,7 @@ def _check_scans(model: nn.Module, patch: Tensor) -> None:
             hook.remove()
     if max(sizes, default=0) > _LARGEST_SCAN:
         problem = f"a Mamba layer's states over one patch are {max(sizes):,} values, too many to write the scan out"
-        raise ModelError("PTD-594", problem, "export it to MONAI, which runs the layer itself")
+        raise not_exportable(problem, "export it to MONAI, which runs the layer itself")
 
 
 def _monai_again(folder: Path) -> Again:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pentad.core.bundle import CARD, Bundle
 from pentad.core.config import to_mapping
-from pentad.core.errors import ModelError
+from pentad.core.export import not_exportable
 from pentad.core.files import atomic, write_json
 from pentad.core.run import code_version
 from pentad.medical.models.baseline import DynUNet, monai_arguments
@@ -168,7 +168,7 @@ def _normalisation(settings: Preprocessing) -> dict[str, Any]:
         return {"_target_": "NormalizeIntensityd", "keys": "image"}
     if by.scheme == "none":
         return {"_target_": "Identityd", "keys": "image"}
-    raise ModelError("PTD-594", f"MONAI has no transform for the normalisation '{by.scheme}'", "export to ONNX instead")
+    raise not_exportable(f"MONAI has no transform for the normalisation '{by.scheme}'", "export to ONNX instead")
 
 
 def _inferer(settings: Settings) -> dict[str, Any]:

@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pentad.core.bundle import CARD, Bundle, load_bundle
-from pentad.core.errors import ModelError, PentadError
-from pentad.core.export import ONNX, REPORT, TOLERANCE, check_format, check_libraries, compare, export_folder, silent
+from pentad.core.export import (
+    ONNX,
+    REPORT,
+    TOLERANCE,
+    check_format,
+    check_libraries,
+    compare,
+    export_folder,
+    exporter,
+    not_exportable,
+)
 from pentad.core.files import write_json, write_text
 from pentad.core.run import provenance
 from pentad.nlp.models import BASELINES, CLASSES
@@ -53,19 +62,13 @@ def export(
         bundle = load_bundle(source, "nlp", CLASSES, offline=offline)
         if bundle.name in BASELINES:
             problem = f"{bundle.name} is a baseline without a network"
-            raise ModelError("PTD-594", problem, "use it with pentad nlp predict", bundle.folder)
+            raise not_exportable(problem, "use it with pentad nlp predict", bundle.folder)
         settings = Settings.from_mapping(bundle.settings)
         pieces = PieceTokenizer((bundle.folder / FILE).read_text(encoding="utf-8"))
         write = _write_onnx if kind == "onnx" else _write_transformers
-        try:
-            with silent(), quiet():
-                model, again = write(bundle, settings, pieces, folder)
-                report = _report(bundle, model, again, pieces, settings.text.max_length, tolerance)
-        except PentadError:
-            raise
-        except Exception as error:  # exporters fail in as many ways as there are operators
-            problem = f"{bundle.name} cannot be written as {kind} ({type(error).__name__})"
-            raise ModelError("PTD-594", problem, "use another format", bundle.folder) from error
+        with exporter(bundle.name, kind, bundle.folder), quiet():
+            model, again = write(bundle, settings, pieces, folder)
+            report = _report(bundle, model, again, pieces, settings.text.max_length, tolerance)
         write_text(folder / CARD, (bundle.folder / CARD).read_text(encoding="utf-8"))
         write_json(folder / REPORT, {"format": kind, **report, "settings": settings.to_mapping()})
     return f"{out}: {report['what']}, largest error {report['largest_error']:.1e} of {report['largest_logit']:.1e}"

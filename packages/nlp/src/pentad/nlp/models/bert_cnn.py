@@ -5,8 +5,8 @@ Social Media", arXiv 2007.13184; code published under github.com/alisafaya/Offen
 
 The form, from the paper and checked against the published `models.py` and `bert-cnn.py` (read as facts, not copied):
 the outputs of the last four hidden layers are four channels of one picture with a row a piece and a column a feature;
-five kernels in parallel, one, two, three, four and five pieces wide and as wide as the encoder, 32 filters each; ReLU; the
-maximum over all places; dropout of 0.1; the 160 values, concatenated, through one dense layer and a sigmoid for two
+five kernels in parallel, one, two, three, four and five pieces wide and as wide as the encoder, 32 filters each; ReLU;
+the maximum over all places; dropout of 0.1; the 160 values, concatenated, through one dense layer and a sigmoid for two
 classes. Texts are cut at 64 pieces and padded to them; AdamW at 2e-5 for six epochs, falling linearly.
 
 Deviations: any number of classes by one logit each (softmax outside), for which the paper's sigmoid is the case of two.
