@@ -63,7 +63,7 @@ def test_losses_of_a_sweep_without_objects_are_finite_and_learn_the_background()
     targets = make_targets([BOXES[:0]], [LABELS[:0]], GRID, 2)
     maps = {name: value.clone().requires_grad_() for name, value in perfect_maps(targets).items()}
     losses = detection_losses(maps, targets, GRID)
-    assert (float(losses["box"]), float(losses["iou"])) == (0, 0)
+    assert (losses["box"].item(), losses["iou"].item()) == (0, 0)
     sum(losses.values()).backward()
     assert all(value.grad.isfinite().all() for value in maps.values() if value.grad is not None)
 

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from pentad.point_clouds.models.flatformer import (
     EncoderConfig,
     FlatFormer,
     FlatFormerConfig,
+    config_from_state,
     group_places,
     make_routes,
     official_state,
@@ -141,25 +143,62 @@ def test_features_given_are_not_changed():
     assert torch.equal(features, kept)
 
 
-def test_a_checkpoint_of_the_published_training_loads_and_lacking_tensors_are_named(tmp_path):
-    grid = GridConfig((-3.2, -3.2, -2, 3.2, 3.2, 4))
-    config = FlatFormerConfig(grid, 5, (8, 8), LITTLE, BackboneConfig((8,), (1,), (1,), (8,)), HeadConfig(2, 8, 8))
-    model = FlatFormer(config)
-    published = {}
+def published(model):
+    """The model's tensors under the names of the published training."""
+    made = {}
     for name, tensor in model.state_dict().items():
         name = name.replace("bbox_head.branches.", "bbox_head.task_heads.0.").replace(".attn.", ".attn.attn.")
         if name.startswith("middle_encoder.block_list."):
             _, _, block, layer, rest = name.split(".", 4)
             name = f"middle_encoder.block_list.{block}.block.{layer}.{rest}"
-        published[name] = torch.randn_like(tensor) if tensor.is_floating_point() else tensor
-    file = tmp_path / "epoch_24.pth"
-    torch.save({"meta": {"epoch": 24, "iter": 9}, "state_dict": published, "optimizer": {"state": {}}}, file)
-    state = official_state(read_checkpoint(file, entry="state_dict"))
-    load_strict(model, state)
-    assert torch.equal(model.bbox_head.branches["heatmap"][1].bias, published["bbox_head.task_heads.0.heatmap.1.bias"])
-    del published["middle_encoder.block_list.0.block.3.fc2.weight"]
+        made[name] = torch.randn_like(tensor) if tensor.is_floating_point() else tensor
+    return made
+
+
+GRID = GridConfig((-3.2, -3.2, -2, 3.2, 3.2, 4))
+
+
+def test_a_checkpoint_of_the_published_training_loads_and_lacking_tensors_are_named(tmp_path):
+    backbone = BackboneConfig((8,), (1,), (1,), (8,))
+    config = FlatFormerConfig(GRID, 5, (8, 8), LITTLE, backbone, HeadConfig(2, 8, 8))
+    model, file = FlatFormer(config), tmp_path / "epoch_24.pth"
+    tensors = published(model)
+    torch.save({"meta": {"epoch": 24, "iter": 9}, "state_dict": tensors, "optimizer": {"state": {}}}, file)
+    load_strict(model, official_state(read_checkpoint(file, entry="state_dict")))
+    assert torch.equal(model.bbox_head.branches["heatmap"][1].bias, tensors["bbox_head.task_heads.0.heatmap.1.bias"])
+    del tensors["middle_encoder.block_list.0.block.3.fc2.weight"]
     with pytest.raises(ModelError, match=r"PTD-516.*missing: middle_encoder\.block_list\.0\.3\.fc2\.weight"):
-        load_strict(model, official_state(published))
+        load_strict(model, official_state(tensors))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FlatFormerConfig(GRID),
+        FlatFormerConfig(
+            GRID, 4, (16,), LITTLE, BackboneConfig((8,), (0,), (2,), (12,)), HeadConfig(1, 8, convolutions=1, iou=False)
+        ),
+        FlatFormerConfig(
+            GRID,
+            6,
+            (8, 16, 24),
+            EncoderConfig(blocks=3, heads=4, hidden=40),
+            BackboneConfig((8, 12, 16), (1, 2, 0), (1, 2, 2), (4, 8, 12)),
+            HeadConfig(5, 16, 8, 3, velocity=False),
+        ),
+    ],
+)
+def test_a_checkpoint_tells_the_sizes_of_its_network(config):
+    told = replace(FlatFormerConfig(GRID), encoder=replace(config.encoder, blocks=7, hidden=1))
+    told = replace(told, backbone=replace(told.backbone, strides=(config.backbone.strides[0], 9)))
+    with torch.device("meta"):
+        state = official_state(published(FlatFormer(config)))
+    assert config_from_state(state, told) == config
+
+
+def test_what_is_no_flatformer_is_told_apart():
+    with pytest.raises(ModelError, match="PTD-885"):
+        config_from_state({"conv.weight": torch.zeros(1)}, FlatFormerConfig(GRID))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ published behaviours are settings of `sort_key` and `group_places`, for comparis
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -356,3 +357,59 @@ def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     made = rename(state, _RULES)
     counters = {f"{name.removesuffix('running_mean')}num_batches_tracked" for name in made if "running_mean" in name}
     return made | {name: torch.zeros((), dtype=torch.long) for name in counters - made.keys()}
+
+
+def config_from_state(state: Mapping[str, Tensor], told: FlatFormerConfig) -> FlatFormerConfig:
+    """Return the sizes of the network that a checkpoint holds.
+
+    Args:
+        state: Tensors under our names.
+        told: What tensors do not tell is taken from it: the grid, heads, orders, windows and groups, the first stride,
+            and whether the backbone is residual.
+
+    Raises:
+        ModelError: Tensors that every FlatFormer has are missing, or the rest does not fit what was told (PTD-885).
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    widths = tuple(shape[0] for shape in _series(shapes, "voxel_encoder.vfe_layers.{}.linear.weight"))
+    stages = _series(shapes, "backbone.blocks.{}.0.0.weight")
+    necks = _series(shapes, "neck.deblocks.{}.0.weight")
+    heatmaps = _series(shapes, "bbox_head.branches.heatmap.{}.conv.weight")
+    try:
+        factors = [shape[2] for shape in necks]
+        strides = [told.backbone.strides[0], *(two // one for one, two in itertools.pairwise(factors))]
+        blocks = len(_series(shapes, "middle_encoder.block_list.{}.0.fc1.weight"))
+        hidden = shapes["middle_encoder.block_list.0.0.fc1.weight"][0] if blocks else told.encoder.hidden
+        last = shapes[f"bbox_head.branches.heatmap.{len(heatmaps)}.weight"]
+        depths = tuple(
+            len(_series(shapes, f"backbone.blocks.{stage}.{{}}.0.weight")) - 1 for stage in range(len(stages))
+        )
+        backbone = replace(
+            told.backbone,
+            widths=tuple(shape[0] for shape in stages),
+            depths=depths,
+            strides=tuple(strides),
+            neck_widths=tuple(shape[1] for shape in necks),
+        )
+        head = HeadConfig(
+            classes=last[0],
+            width=shapes["bbox_head.shared_conv.conv.weight"][0],
+            branch_width=heatmaps[0][0] if heatmaps else told.head.branch_width,
+            convolutions=len(heatmaps) + 1,
+            velocity=any(name.startswith("bbox_head.branches.vel.") for name in shapes),
+            iou=any(name.startswith("bbox_head.branches.iou.") for name in shapes),
+        )
+        columns = shapes["voxel_encoder.vfe_layers.0.linear.weight"][1] - 6
+    except (KeyError, IndexError) as error:
+        problem = f"no FlatFormer's checkpoint ({error.args[0]} is missing)"
+        raise ModelError("PTD-885", problem, "give a checkpoint of mit-han-lab/flatformer's training") from None
+    encoder = replace(told.encoder, blocks=blocks, hidden=hidden)
+    return replace(told, columns=columns, pillar_widths=widths, encoder=encoder, backbone=backbone, head=head)
+
+
+def _series(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> list[tuple[int, ...]]:
+    """Shapes of the tensors whose names follow the pattern, from 0 on."""
+    found: list[tuple[int, ...]] = []
+    while pattern.format(len(found)) in shapes:
+        found.append(shapes[pattern.format(len(found))])
+    return found
