@@ -1,0 +1,180 @@
+"""The command ``pentad point-clouds``: thin verbs over the stages, nothing heavy imported before it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pentad.core import options
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Find objects in LiDAR sweeps.\n\nFor instance: pentad point-clouds predict SWEEPS/ -o OUT --model BUNDLE",
+)
+models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
+app.add_typer(models_app, name="models")
+
+Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
+Model = Annotated[str, typer.Option(help="Bundle folder, or OWNER/NAME on the hub.")]
+
+
+@app.command()
+def prepare(
+    raw: Annotated[Path, typer.Argument(help="Labelled frames: KITTI, nuScenes, Argoverse 2, or frames/*.json.")],
+    out: options.Out,
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006  (typer reads the default, nothing changes it)
+    dry_run: options.DryRun = False,
+    overwrite: options.Overwrite = False,
+    accept_refused: Annotated[
+        bool, typer.Option("--accept-refused", help="Exit with 0, not 3, although some frames were refused.")
+    ] = False,
+) -> None:
+    """Check sweeps, calibrations and boxes and write the case table."""
+    from pentad.core.config import load_params
+    from pentad.point_clouds.ingest import PrepareConfig, prepare
+
+    config = load_params(params, "prepare", PrepareConfig, override)
+    done = prepare(raw, out, config, dry_run=dry_run, overwrite=overwrite)
+    typer.echo(done.text)
+    raise typer.Exit(3 if done.refused and not accept_refused else 0)
+
+
+@app.command()
+def check(
+    raw: Annotated[Path, typer.Argument(help="Folder of sweeps in any known layout, or one file.")],
+    frames: Annotated[int, typer.Option(min=1, help="At most so many frames, evenly taken.")] = 20,
+    json_lines: options.Json = False,
+) -> None:
+    """Say what the data are: axes, range, intensity scale, ground height, points in boxes, and what looks wrong."""
+    from pentad.point_clouds.check import check
+
+    text, wrong = check(raw, frames, as_json=json_lines)
+    typer.echo(text)
+    raise typer.Exit(3 if wrong else 0)
+
+
+@app.command()
+def train(
+    table: Table,
+    model: Annotated[str, typer.Option(help="flatformer or point_pillars.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the history.")],
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --run, if there is one.")] = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Train a model and write its bundle."""
+    from pentad.point_clouds.train import TrainRequest, check_name, train
+
+    check_name(model)
+    typer.echo(train(TrainRequest(table, model, out, run, params, tuple(override), resume, overwrite)))
+
+
+@app.command()
+def evaluate(
+    table: Table,
+    model: Model,
+    out: options.Out,
+    split: options.Split = "test",
+    params: options.Params = Path("params.yaml"),
+    override: options.Override = [],  # noqa: B006
+    device: options.Device = "auto",
+) -> None:
+    """Score a model on labelled frames: a row a frame, and intervals."""
+    from pentad.point_clouds.evaluate import evaluate
+
+    text, failed = evaluate(table, split, model, out, params, override, device)
+    typer.echo(text)
+    raise typer.Exit(3 if failed else 0)
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="Folders or files of sweeps, or a case table.")],
+    out: options.Out,
+    model: Model,
+    split: options.Split = "",
+    outputs: Annotated[str, typer.Option(help="What to write: any of kitti,nuscenes,ply,page.")] = (
+        "kitti,nuscenes,ply,page"
+    ),
+    span: Annotated[
+        str, typer.Option("--range", help="Only points from x,y,z up to x,y,z, metres: --range=-20,-20,-3,20,20,2")
+    ] = "",
+    max_points: Annotated[int, typer.Option(min=0, help="At most so many points a frame, evenly taken.")] = 0,
+    sweeps: Annotated[int, typer.Option(min=0, help="Turns to merge; as in training by default.")] = 0,
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    run: options.Run = "",
+    resume: options.Resume = "",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    workers: options.Workers = 1,
+    shard: options.Shard = "1/1",
+    strict: options.Strict = False,
+    max_failures: options.MaxFailures = 0,
+    case_timeout: options.CaseTimeout = 0.0,
+    json_lines: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Find the objects of every sweep; one bad file never stops the rest."""
+    from pentad.core.batch import BatchOptions
+    from pentad.point_clouds.infer import PredictRequest, parse_span, predict
+    from pentad.point_clouds.predict import Limits
+
+    batch = BatchOptions(
+        out=out,
+        run=run,
+        resume=resume,
+        overwrite=overwrite,
+        workers=workers,
+        shard=shard,
+        strict=strict,
+        max_failures=max_failures,
+        case_timeout=case_timeout,
+        quiet=quiet,
+        json_lines=json_lines,
+    )
+    limits = Limits(parse_span(span), max_points, sweeps)
+    request = PredictRequest(tuple(inputs), model, split, outputs, limits, device, offline)
+    raise typer.Exit(predict(request, batch, only_say=dry_run))
+
+
+@app.command()
+def report(
+    table: Table,
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
+    ],
+    out: options.Out,
+) -> None:
+    """Put models side by side with paired differences, and write the page."""
+    from pentad.point_clouds.report import report
+
+    typer.echo(report(table, evaluations, out))
+
+
+@models_app.command("list")
+def list_models(json_lines: options.Json = False) -> None:
+    """List the architectures."""
+    import json
+
+    from pentad.point_clouds.models import MODELS
+
+    for name, (config, _) in MODELS.items():
+        summary = (config.__doc__ or "").splitlines()[0]
+        typer.echo(json.dumps({"name": name, "summary": summary}) if json_lines else f"{name:<14} {summary}")
+
+
+@models_app.command("show")
+def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
+    """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
+    import json
+
+    from pentad.core.bundle import read_manifest
+
+    typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))
