@@ -77,7 +77,13 @@ def test_an_unknown_model_is_named_with_its_nearest():
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("ast", {"heads": 3}), ("hts_at", {"image": 100}), ("cnn", {"time_pooling": 3}), ("passt", {"patchout": -1})],
+    [
+        ("ast", {"heads": 3}),
+        ("hts_at", {"image": 100}),
+        ("cnn", {"time_pooling": 3}),
+        ("passt", {"patchout": -1}),
+        ("passt", {"strides": (20, 10)}),
+    ],
 )
 def test_impossible_sizes_are_refused(name, settings):
     with pytest.raises(ModelError, match=r"PTD-70[278]"):

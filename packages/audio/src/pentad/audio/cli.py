@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pentad.audio.models_cli import app as models_app
 from pentad.core import options
 
 app = typer.Typer(
@@ -15,7 +16,6 @@ app = typer.Typer(
     help="Tag recordings and find sound events.\n\n"
     "For instance: pentad audio predict RECORDINGS/ -o OUT --model BUNDLE",
 )
-models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
 app.add_typer(models_app, name="models")
 
 Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
@@ -142,43 +142,3 @@ def report(
     from pentad.audio.report import report
 
     typer.echo(report(table, evaluations, out, predictions=predictions, runs=runs))
-
-
-@models_app.command("list")
-def list_models(json_lines: options.Json = False) -> None:
-    """List the architectures."""
-    import json
-
-    from pentad.audio.models import MODELS
-
-    for name, (_, _, summary) in MODELS.items():
-        typer.echo(json.dumps({"name": name, "summary": summary}) if json_lines else f"{name:<8} {summary}")
-
-
-@models_app.command("show")
-def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
-    """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
-    import json
-
-    from pentad.core.bundle import read_manifest
-
-    typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))
-
-
-@models_app.command("import")
-def import_model(
-    checkpoint: Annotated[Path, typer.Argument(help="Official checkpoint of AST, HTS-AT or PaSST.")],
-    model: Annotated[str, typer.Option(help="Its architecture: ast, hts_at or passt.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
-    classes: Annotated[Path | None, typer.Option(help="One class a line, in the checkpoint's order.")] = None,
-    override: Annotated[
-        list[str], typer.Option("--set", help="What the tensors do not tell: --set strides=[10,10]; repeatable.")
-    ] = [],  # noqa: B006
-    entry: Annotated[str, typer.Option(help="Where the tensors lie in the file; the official place by default.")] = "",
-    overwrite: options.Overwrite = False,
-) -> None:
-    """Make a bundle of an official checkpoint; nothing in it is executed."""
-    from pentad.audio.imports import ImportRequest, import_checkpoint
-
-    request = ImportRequest(checkpoint, model, out, classes, tuple(override), entry, overwrite)
-    typer.echo(import_checkpoint(request))

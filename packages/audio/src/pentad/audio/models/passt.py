@@ -60,13 +60,15 @@ class PaSSTConfig:
         check_sizes(self)
         if min(self.patchout_time, self.patchout_frequency, self.patchout) < 0:
             raise ModelError("PTD-702", "patchout counts are below 0", "give 0 or more")
+        if max(self.strides) > self.patch:
+            problem = (
+                f"strides {self.strides} leave gaps between patches of {self.patch}, for which PaSST has no positions"
+            )
+            raise ModelError("PTD-702", problem, "give strides of at most the patch")
 
     @property
     def positions(self) -> tuple[int, int]:
-        """Position vectors along frequency and time, by the official rule: length // stride, which may be one more.
-
-        Strides that leave fewer positions than patches take the patches' count.
-        """
+        """Position vectors along frequency and time, by the official rule: length // stride, which may be one more."""
         counts = [length // stride for length, stride in zip((self.mel_bins, self.frames), self.strides, strict=True)]
         return counts[0], counts[1]
 
@@ -116,7 +118,7 @@ class Embeddings(nn.Module):
         if kept.tokens is not None:
             tokens = tokens[:, kept.tokens]
         special = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed
-        return torch.cat([special.expand(len(tokens), -1, -1), tokens], dim=1)
+        return torch.cat([special.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
     def _columns(self, count: int) -> slice:
         """The time vectors of an input: the first ones, or in training a random stretch of them."""
