@@ -23,7 +23,7 @@ from pentad.remote_sensing.tasks import COVERS, GRADES, task_named
 
 Labels = NDArray[np.uint8]
 
-_SECOND = {
+SECOND = {
     "low vegetation": (0, 128, 0),
     "bare surface": (128, 128, 128),
     "tree": (0, 255, 0),
@@ -100,7 +100,7 @@ def prepare(raw: Path, out: Path, config: PrepareConfig, *, dry_run: bool = Fals
     if not cases:
         raise NoInputError("PTD-859", f"none of {len(pairs)} pairs can be used", "see rejected.jsonl", out)
     second = any(pair.coding == "second" for pair in pairs)
-    names = {"bcd": (), "scd": (tuple(_SECOND) if second else config.covers,) * 2, "bda": (GRADES,)}[config.task]
+    names = {"bcd": (), "scd": (tuple(SECOND) if second else config.covers,) * 2, "bda": (GRADES,)}[config.task]
     replace(raw_statement(raw, Statement), task=config.task, classes=names).save(out)
     write_cases(table, assign_splits(cases, config.split, config.seed))
     return Prepared(f"{text}; see {table}", len(rejected))
@@ -167,7 +167,7 @@ def _check_classes(values: NDArray[Any], allowed: list[set[int]], remedy: str, p
 
 def _from_colours(values: NDArray[Any], name: str) -> Labels:
     classes = np.full(values.shape[1:], IGNORED, dtype=np.uint8)
-    for number, colours in enumerate([_UNCHANGED, *((colour,) for colour in _SECOND.values())]):
+    for number, colours in enumerate([_UNCHANGED, *((colour,) for colour in SECOND.values())]):
         for colour in colours:
             classes[(values == np.array(colour)[:, None, None]).all(axis=0)] = number
     if (classes == IGNORED).any():
