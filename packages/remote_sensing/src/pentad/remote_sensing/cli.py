@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pentad.core import options
+from pentad.remote_sensing.models_cli import app as models_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,6 +16,8 @@ app = typer.Typer(
     help="Find what changed between two images of one place.\n\n"
     "For instance: pentad remote-sensing predict before.tif after.tif -o OUT --model BUNDLE",
 )
+
+app.add_typer(models_app, name="models")
 
 Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
 Model = Annotated[str, typer.Option(help="Bundle folder, or the name of a baseline without weights (differencing).")]
@@ -45,7 +48,7 @@ def prepare(
 @app.command()
 def train(
     table: Table,
-    model: Annotated[str, typer.Option(help="mamba_bcd or fc_siam_diff.")],
+    model: Annotated[str, typer.Option(help="Name of a model; see pentad remote-sensing models list.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
     run: Annotated[Path, typer.Option(help="Folder for checkpoints and the history.")],
     params: options.Params = Path("params.yaml"),
