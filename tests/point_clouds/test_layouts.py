@@ -1,0 +1,127 @@
+"""Layouts of known data sets, made by hand here: frames, splits, poses, velocities."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from command import call
+from point_clouds.conftest import copy_sweep
+
+from pentad.core.errors import CaseError, NoInputError, UsageError
+from pentad.point_clouds.frames import Frame, to_objects
+from pentad.point_clouds.labels import moved, yaw_quaternion
+from pentad.point_clouds.layouts import find_frames
+
+
+def write_tables(root, **changes):
+    """Two key frames of one scene, a second apart, and a sweep between: a car drives past a parked vehicle."""
+    turned = [math.cos(-math.pi / 4), 0, 0, math.sin(-math.pi / 4)]  # the LiDAR looks to the vehicle's right
+    tables = {
+        "sample": [{"token": f"s{k}", "timestamp": k * 10**6, "scene_token": "scene"} for k in (0, 1)],
+        "sample_data": [
+            {
+                "token": f"d{k}",
+                "sample_token": f"s{k // 2}",
+                "ego_pose_token": f"p{k}",
+                "calibrated_sensor_token": "c",
+                "timestamp": k * 500000,
+                "filename": f"samples/LIDAR_TOP/{k}.pcd.bin",
+                "is_key_frame": k != 1,
+                "prev": f"d{k - 1}" if k else "",
+            }
+            for k in (0, 1, 2)
+        ],
+        "calibrated_sensor": [{"token": "c", "translation": [1, 0, 1.8], "rotation": turned}],
+        "ego_pose": [
+            {"token": f"p{k}", "translation": [100 + 2 * k, 50, 0], "rotation": yaw_quaternion(0)} for k in (0, 1, 2)
+        ],
+        "sample_annotation": [
+            {
+                "token": f"a{k}",
+                "sample_token": f"s{k}",
+                "instance_token": "i",
+                "translation": [110 + 6 * k, 53, 1],
+                "size": [1.9, 4.5, 1.6],
+                "rotation": yaw_quaternion(0.1),
+                "prev": "a0" if k else "",
+                "next": "" if k else "a1",
+                "num_lidar_pts": 12,
+                "attribute_tokens": ["m"],
+            }
+            for k in (0, 1)
+        ],
+        "instance": [{"token": "i", "category_token": "k"}],
+        "category": [{"token": "k", "name": "vehicle.car"}],
+        "attribute": [{"token": "m", "name": "vehicle.moving"}],
+    }
+    (root / "v1.0-mini").mkdir(parents=True)
+    for name, rows in (tables | changes).items():
+        (root / "v1.0-mini" / f"{name}.json").write_text(json.dumps(rows))
+
+
+def test_tables_of_nuscenes_become_frames_with_poses_and_velocities(tmp_path):
+    write_tables(tmp_path)
+    first, second = (found.read() for found in find_frames(tmp_path))
+    assert (first.id, first.group, len(first.sweeps), len(second.sweeps)) == ("s0", "scene", 1, 3)
+    objects = to_objects(second)
+    assert objects.classes == ("car",)
+    assert objects.attributes == ("vehicle.moving",)
+    assert objects.boxes[0] == pytest.approx([12, 3, 1, 4.5, 1.9, 1.6, 0.1, 6, 0])
+    assert [sweep.time for sweep in second.sweeps] == [0, -0.5, -1]
+    # What lay ahead of the sensor (its y) two sweeps ago lay ahead of the vehicle, four metres further back.
+    place = moved(np.array([[0.0, 5, 0]]), np.array(second.sweeps[2].pose))[0]
+    assert place == pytest.approx([1 + 5 - 4, 0, 1.8])
+
+
+def test_broken_tables_of_nuscenes_are_named(tmp_path):
+    write_tables(tmp_path / "a", ego_pose=[])
+    with pytest.raises(CaseError, match=r"PTD-934 s0: the tables have no record 'p0'"):
+        find_frames(tmp_path / "a")[0].read()
+    write_tables(tmp_path / "b")
+    (tmp_path / "b" / "v1.0-mini" / "sample.json").write_text("[")
+    with pytest.raises(UsageError, match=r"PTD-919 .*sample\.json: no readable table"):
+        find_frames(tmp_path / "b")
+
+
+def test_a_log_of_argoverse_without_poses_is_refused(tmp_path):
+    (tmp_path / "log" / "sensors" / "lidar").mkdir(parents=True)
+    (tmp_path / "log" / "sensors" / "lidar" / "17.feather").write_bytes(b"")
+    with pytest.raises(CaseError, match=r"PTD-918 city_SE3_egovehicle\.feather"):
+        find_frames(tmp_path)[0].read()
+
+
+def test_kittis_lists_give_the_split_and_testing_frames_have_no_labels(tmp_path, streets):
+    for part, name in (("training", "000000"), ("training", "000001"), ("testing", "000000")):
+        copy_sweep(streets, tmp_path / part / "velodyne", f"{name}.bin")
+    (tmp_path / "ImageSets").mkdir()
+    (tmp_path / "ImageSets" / "train.txt").write_text("000001\n")
+    (tmp_path / "ImageSets" / "val.txt").write_text("000000\n")
+    frames = [found.read() for found in find_frames(tmp_path)]
+    assert [(frame.id, frame.split, frame.boxes) for frame in frames] == [
+        ("000000", "val", None),
+        ("000001", "train", None),
+    ]
+    assert [found.id for found in find_frames(tmp_path, labelled=False)] == ["000000", "000001", "testing_000000"]
+
+
+def test_any_folder_of_clouds_is_taken_for_prediction_alone(tmp_path, streets):
+    copy_sweep(streets, tmp_path / "a b", "ö.bin")
+    copy_sweep(streets, tmp_path, "x.pcd.bin")
+    found = find_frames(tmp_path, labelled=False)
+    assert sorted(frame.id for frame in found) == ["a_b_", "x"]
+    assert isinstance(found[0].read(), Frame)
+    with pytest.raises(NoInputError, match=r"PTD-917 .*no labelled frames"):
+        find_frames(tmp_path)
+
+
+def test_classes_are_taken_by_their_names_and_others_left_out(tmp_path, streets, params):
+    result = call(
+        "point-clouds", "prepare", streets, "-o", tmp_path / "p", "--params", params, "--set",
+        "classes={walker: [pedestrian]}",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    lines = [json.loads(line) for line in (tmp_path / "p" / "cases.jsonl").read_text().splitlines()]
+    assert all(set(line["target"]["objects"]) == {"walker"} for line in lines)
+    frame = json.loads((tmp_path / "p" / "frames" / "street-001.json").read_text())
+    assert {box["class"] for box in frame["boxes"]} == {"walker"}
