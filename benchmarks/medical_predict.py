@@ -1,4 +1,4 @@
-"""Compares batch inference with nnU-Net v2's own predictor: the same network object, windows, overlap and mirroring.
+"""Compares batch inference with nnU-Net v2's own predictor: the same weights, windows, overlap and mirroring.
 
 Two measurements, every one in fresh processes, the variants taking turns and the best time counting:
 *studies*, from image files to label files by the whole command (ours: ``pentad medical predict``; theirs:
@@ -128,8 +128,19 @@ def peer(bundle: Path) -> Any:
     axes = tuple(range(len(settings.patch_size)))
     weights = [found.model.state_dict()]
     configuration = manager.get_configuration("c")
-    predictor.manual_initialization(found.model, manager, configuration, weights, dataset, "trainer", axes)
+    network = torch_norms(found.model)
+    predictor.manual_initialization(network, manager, configuration, weights, dataset, "trainer", axes)
     return predictor
+
+
+def torch_norms(network: torch.nn.Module) -> torch.nn.Module:
+    """Put torch's own instance norm, which nnU-Net's networks have, in the place of ours, and return the network."""
+    for module in list(network.modules()):
+        for name, norm in module.named_children():
+            if isinstance(norm, torch.nn.InstanceNorm2d | torch.nn.InstanceNorm3d):
+                theirs = next(cls for cls in type(norm).__mro__ if cls.__module__.startswith("torch"))
+                setattr(module, name, theirs(norm.num_features, norm.eps, affine=norm.affine))
+    return network.eval()
 
 
 def predict_files(way: str, scans: Path, out: Path, bundle: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pentad.core.errors import UsageError
 from pentad.core.files import digest_json
-from pentad.medical.agreement import Agreement
+from pentad.medical.agreement import Agreement, winners
 from pentad.medical.plan import Normalisation
 from pentad.medical.predict import Settings, check_members, predict_ensemble, predict_volume
 from pentad.medical.predictors import load_predictor
@@ -150,3 +150,16 @@ def test_the_command_takes_several_bundles_and_mirrors_and_states_the_digest_of_
 def identity(run: Path) -> dict[str, str]:
     stated: dict[str, str] = json.loads((run / "run.json").read_text())["identity"]
     return stated
+
+
+@pytest.mark.parametrize("classes", [2, 3, 14])
+def test_the_winner_is_the_first_of_the_largest_logits(classes):
+    logits = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (2, classes, 5, 6, 7)).astype(np.float32))
+    assert torch.equal(winners(logits).long(), logits.argmax(1))
+
+
+def test_agreement_is_counted_for_more_classes_than_pairs_fit_a_byte():
+    agreement = Agreement({str(value): value for value in range(1, 20)})
+    final = torch.arange(20, dtype=torch.uint8)
+    agreement.add(final, final.clone())
+    assert agreement.result() == {str(value): 1.0 for value in range(1, 20)}

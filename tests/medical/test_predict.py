@@ -153,7 +153,25 @@ def test_mirroring_averages_every_combination_of_axes(patch, passes):
     plain, mirrored = Recorder(), Recorder()
     predict_volume(plain, settings(patch, SPACING[-len(patch) :], ONE), upright(blob((20, 22, 24))))
     predict_volume(mirrored, settings(patch, SPACING[-len(patch) :], ONE, mirror=True), upright(blob((20, 22, 24))))
-    assert len(mirrored.seen) == passes * len(plain.seen)
+    assert sum(shape[0] for shape in mirrored.seen) == passes * sum(shape[0] for shape in plain.seen)
+
+
+@pytest.mark.parametrize(("limit", "copies"), [(1, [1] * 8), (3 * 8**3, [3, 3, 2]), (10**6, [8])])
+def test_mirrored_copies_share_a_pass_up_to_a_number_of_voxels(limit, copies, monkeypatch):
+    monkeypatch.setattr("pentad.medical.predict._PASS", limit)
+    model = Recorder()
+    predict_volume(model, settings((8, 8, 8), classes=ONE, mirror=True), upright(blob((8, 8, 8))))
+    assert [shape[0] for shape in model.seen] == copies
+
+
+def test_the_passes_that_copies_share_change_no_label(monkeypatch):
+    torch.manual_seed(0)
+    model, chosen = nn.Conv3d(1, 3, 3, padding=1), settings((8, 8, 8), mirror=True)
+    together = predict_volume(model, chosen, upright(blob((12, 13, 14))))
+    monkeypatch.setattr("pentad.medical.predict._PASS", 1)
+    alone = predict_volume(model, chosen, upright(blob((12, 13, 14))))
+    assert np.array_equal(together.label, alone.label)
+    assert together.agreement == alone.agreement
 
 
 def test_mirroring_evens_out_a_model_that_leans_to_one_side():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from pentad.core.config import from_mapping, to_mapping
 from pentad.core.errors import ModelError, UsageError
 from pentad.core.tiling import predict_slabs, predict_tiled
-from pentad.medical.agreement import Agreement
+from pentad.medical.agreement import Agreement, winners
 from pentad.medical.plan import Plan
 from pentad.medical.postprocess import PostProcessing, postprocess
 from pentad.medical.preprocess import Grid, Preprocessing, most_probable, preprocess, restore_labels, restored
@@ -32,6 +33,9 @@ from pentad.medical.volumes import Volume, canonical, restore
 log = logging.getLogger(__name__)
 
 _SLICES = 8  # slices of a 2-D network that share a forward pass
+# Voxels that slices and mirrored copies of a window may share a forward pass up to. On a CPU torch leaves oneDNN for
+# small maps in a batch of one, and beyond this batches only take more memory.
+_PASS = 600_000
 
 
 @dataclass(frozen=True)
@@ -243,9 +247,9 @@ def _mean_labels(streams: Sequence[tuple[Iterator[Tensor], Grid]], agreement: Ag
         answers = [torch.from_numpy(logits).softmax(0) for _, logits in blocks]
         mean = torch.stack(answers).mean(0)
         most_probable(mean.numpy(), inside[start : start + rows])
-        final = mean.argmax(0)
+        final = winners(mean[None])
         for answer in answers:
-            agreement.add(final, answer.argmax(0))
+            agreement.add(final, winners(answer[None]))
     return label
 
 
@@ -253,10 +257,6 @@ def _forward(
     model: nn.Module, settings: Settings, device: torch.device, agreement: Agreement
 ) -> Callable[[Tensor], Tensor]:
     """The model on windows (b, 1, *patch), with the mean over mirrored windows where settings ask for it."""
-    # Per window, as nnU-Net does it, and not per scan: one pass over the windows, one set of sums.
-    axes = range(2, 2 + len(settings.patch_size))
-    counts = range(1, len(settings.patch_size) + 1) if settings.mirror else ()
-    flips = [axes_subset for count in counts for axes_subset in itertools.combinations(axes, count)]
 
     def logits(windows: Tensor) -> Tensor:
         output = model(windows)
@@ -268,17 +268,34 @@ def _forward(
 
     def forward(windows: Tensor) -> Tensor:
         windows = windows.to(device)
-        total = logits(windows)
-        answers = [total.argmax(1)] if flips else []
-        for flip in flips:
-            mirrored = logits(windows.flip(flip)).flip(flip)
-            answers.append(mirrored.argmax(1))
-            total = total + mirrored
+        if not settings.mirror:
+            return logits(windows)
+        answers = _mirrored(logits, windows)
+        total = next(answers)
+        votes = [winners(total)]
         for answer in answers:
-            agreement.add(total.argmax(1), answer)
-        return total / (1 + len(flips))
+            total = total + answer
+            votes.append(winners(answer))
+        final = winners(total)
+        for vote in votes:
+            agreement.add(final, vote)
+        return total / len(votes)
 
     return forward
+
+
+def _mirrored(logits: Callable[[Tensor], Tensor], windows: Tensor) -> Iterator[Tensor]:
+    """Logits of the windows as they are, then of each mirrored copy, turned back."""
+    # Per window, as nnU-Net does it, and not per scan: one pass over the windows, one set of sums.
+    axes = range(2, windows.ndim)
+    flips = [flip for count in range(windows.ndim - 1) for flip in itertools.combinations(axes, count)]
+    share = max(1, _PASS // windows.numel())
+    for start in range(0, len(flips), share):
+        group = flips[start : start + share]
+        copies = [windows.flip(flip) if flip else windows for flip in group]
+        answers = logits(torch.cat(copies) if len(copies) > 1 else copies[0])
+        for flip, answer in zip(group, answers.chunk(len(group)), strict=True):
+            yield answer.flip(flip) if flip else answer
 
 
 def _slabs(forward: Callable[[Tensor], Tensor], settings: Settings, image: Tensor, batch_size: int) -> Iterator[Tensor]:
@@ -297,7 +314,7 @@ def _slabs_of_slices(
         logits = forward(windows.flatten(0, 1)[:, None])
         return logits.reshape(len(windows), -1, *logits.shape[2:])
 
-    count = _SLICES * batch_size
+    count = max(1, min(_SLICES, _PASS // math.prod(settings.patch_size))) * batch_size
     for start in range(0, len(image), count):
         slices = image[start : start + count]
         blended = predict_tiled(fold, slices, settings.patch_size, step=settings.step)

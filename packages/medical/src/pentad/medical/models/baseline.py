@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pentad.core.bundle import PublishedModel
 from pentad.core.errors import ModelError
+from pentad.medical.models.norms import replace_norms
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class DynUNet(PublishedModel):
         super().__init__(config)
         self.divisor = tuple(math.prod(steps) for steps in zip(*config.strides, strict=True))
         self.network = dynunet.DynUNet(**monai_arguments(config))
+        replace_norms(self.network, len(config.strides[0]))
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return logits; in training with deep supervision a list from full resolution to the coarsest.

@@ -28,9 +28,9 @@ from pentad.core.bundle import PublishedModel
 from pentad.core.checkpoint import rename, resolve_aliases
 from pentad.core.errors import ModelError
 from pentad.core.layers.mamba import Mamba
+from pentad.medical.models.norms import NORM
 
 CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 SLOPE = 0.01
 
 
