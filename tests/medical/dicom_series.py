@@ -11,6 +11,16 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from pentad.core.cases import Rejection
+from pentad.medical.dicom import Series, index_files, walk
+
+
+def index_folder(root: Path) -> tuple[list[Series], list[Rejection]]:
+    """Return the usable CT series below a folder or in a file, and a rejection for all else, by place."""
+    files, rejections = walk(root)
+    series, more = index_files(files)
+    return series, sorted([*rejections, *more], key=lambda item: item.where)
+
 
 def uid(*parts: object) -> str:
     """Return the same UID for the same parts."""

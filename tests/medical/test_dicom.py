@@ -3,16 +3,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from medical.dicom_series import Scan, dataset, uid, value_at, write_multiframe, write_series
+from medical.dicom_series import Scan, dataset, index_folder, uid, value_at, write_multiframe, write_series
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from pentad.core.errors import CaseError
-from pentad.medical.dicom import FileRejection, Series, index_folder, read_series
+from pentad.medical.dicom import FileRejection, Series, read_series
 from pentad.medical.dicom_pixels import read_pixels, to_hounsfield
 
 AXES = [np.array(axis, dtype=float) * sign for axis in np.eye(3) for sign in (1, -1)]
@@ -26,15 +27,12 @@ def only_series(root: Path) -> Series:
     return series[0]
 
 
-def reason(root: Path, code: str) -> str:
-    """The only rejection, which must have this code and must not name a patient."""
+def refusal(root: Path) -> str:
+    """Code and reason of the only rejection, where nothing usable was found."""
     series, rejections = index_folder(root)
     assert series == []
-    assert [item.code for item in rejections] == [code]
-    assert "Secret" not in rejections[0].reason
-    assert "patient-1" not in rejections[0].reason
-    assert rejections[0].reason.endswith(".")
-    return rejections[0].reason
+    assert len(rejections) == 1
+    return f"{rejections[0].code} {rejections[0].reason}"
 
 
 def wrong_voxels(series: Series) -> int:
@@ -89,7 +87,7 @@ def test_signed_values_without_rescaling_are_hounsfield_units(tmp_path):
 
 def test_unsigned_values_without_rescaling_are_refused(tmp_path):
     write_series(tmp_path, Scan().but(RescaleSlope=None, RescaleIntercept=None, PixelRepresentation=0))
-    assert "HU" in reason(tmp_path, "PTD-344")
+    assert re.match(r"PTD-344 .*HU", refusal(tmp_path))
 
 
 def test_unsigned_values_are_read_as_such(tmp_path):
@@ -146,7 +144,7 @@ def test_two_patients_in_one_study_are_refused(tmp_path):
 
 def test_a_missing_slice_is_found_between_its_neighbours(tmp_path):
     write_series(tmp_path, indices=[0, 1, 2, 4, 5, 6])
-    assert "1 slice is missing: 6.00 mm between" in reason(tmp_path, "PTD-336")
+    assert re.match(r"PTD-336 .*1 slice is missing: 6\.00 mm between", refusal(tmp_path))
 
 
 @pytest.mark.parametrize("place", [0, 5, 11])
@@ -164,7 +162,7 @@ def test_duplicate_positions_are_refused(tmp_path):
     image = dataset(Scan(), 3, 99)
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = uid("another")
     image.save_as(tmp_path / "again.dcm", enforce_file_format=True)
-    assert "again.dcm" in reason(tmp_path, "PTD-335")
+    assert re.match(r"PTD-335 .*again\.dcm", refusal(tmp_path))
 
 
 def test_a_copy_of_a_file_does_no_harm(tmp_path):
@@ -179,7 +177,7 @@ def test_a_changing_distance_is_refused(tmp_path):
     write_series(tmp_path, indices=[0, 1, 2])
     for number, index in enumerate((2.4, 2.8)):
         dataset(Scan(), index, number).save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
-    assert "1.20 to 3.00 mm" in reason(tmp_path, "PTD-337")
+    assert re.match(r"PTD-337 .*1\.20 to 3\.00 mm", refusal(tmp_path))
 
 
 def test_positions_rounded_to_a_tenth_of_a_millimetre_pass(tmp_path):
@@ -194,13 +192,13 @@ def test_positions_rounded_to_a_tenth_of_a_millimetre_pass(tmp_path):
 def test_a_changing_orientation_is_refused(tmp_path):
     write_series(tmp_path, indices=[0, 1])
     write_series(tmp_path / "b", Scan(column=(0.0, 0.0, 1.0)), indices=[5, 6])
-    assert "directions" in reason(tmp_path, "PTD-339")
+    assert re.match(r"PTD-339 .*directions", refusal(tmp_path))
 
 
 def test_a_changing_size_is_refused(tmp_path):
     write_series(tmp_path, indices=[0, 1])
     write_series(tmp_path / "b", Scan(shape=(12, 9, 8)), indices=[5, 6])
-    assert "size" in reason(tmp_path, "PTD-340")
+    assert re.match(r"PTD-340 .*size", refusal(tmp_path))
 
 
 def test_a_gantry_tilt_is_refused_with_its_angle(tmp_path):
@@ -210,7 +208,7 @@ def test_a_gantry_tilt_is_refused_with_its_angle(tmp_path):
         x, y, z = (float(part) for part in image.ImagePositionPatient)
         image.ImagePositionPatient = [x, y + tilt * 3.0 * index, z]
         image.save_as(tmp_path / f"{index}.dcm", enforce_file_format=True)
-    assert "tilted against their stacking by 15.0 degrees" in reason(tmp_path, "PTD-338")
+    assert re.match(r"PTD-338 .*tilted against their stacking by 15\.0 degrees", refusal(tmp_path))
 
 
 def test_a_slice_that_stands_aside_is_refused(tmp_path):
@@ -219,12 +217,12 @@ def test_a_slice_that_stands_aside_is_refused(tmp_path):
     image = pydicom.dcmread(path)
     image.ImagePositionPatient = [float(image.ImagePositionPatient[0]) + 5.0, *image.ImagePositionPatient[1:]]
     image.save_as(path)
-    reason(tmp_path, "PTD-341")
+    assert refusal(tmp_path).startswith("PTD-341")
 
 
 def test_a_single_slice_is_no_volume(tmp_path):
     write_series(tmp_path, indices=[3])
-    reason(tmp_path, "PTD-334")
+    assert refusal(tmp_path).startswith("PTD-334")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +248,10 @@ def test_a_single_slice_is_no_volume(tmp_path):
 )
 def test_what_is_no_ct_slice_is_told_once_a_series(attributes, code, tmp_path):
     write_series(tmp_path, Scan().but(**attributes), indices=[0, 1, 2])
-    reason(tmp_path, code)
+    told = refusal(tmp_path)
+    assert told.startswith(code)
+    assert told.endswith(".")
+    assert not re.search("Secret|patient-1", told)
 
 
 def test_a_dicomdir_is_reported_with_the_files_it_lacks(tmp_path):
@@ -263,7 +264,7 @@ def test_a_dicomdir_is_reported_with_the_files_it_lacks(tmp_path):
     record.ReferencedFileID = ["IMAGES", "IM1"]
     image.DirectoryRecordSequence = [record]
     image.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
-    assert "lists 1 files, of which 1 are not here" in reason(tmp_path, "PTD-321")
+    assert re.match(r"PTD-321 .*lists 1 files, of which 1 are not here", refusal(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ def test_a_dicomdir_is_reported_with_the_files_it_lacks(tmp_path):
 )
 def test_what_is_no_dicom_is_told(name, content, code, tmp_path):
     (tmp_path / name).write_bytes(content)
-    reason(tmp_path, code)
+    assert refusal(tmp_path).startswith(code)
 
 
 @pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless])
@@ -339,7 +340,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 def test_a_broken_link_is_told(tmp_path):
     (tmp_path / "gone.dcm").symlink_to(tmp_path / "nowhere")
-    reason(tmp_path, "PTD-330")
+    assert refusal(tmp_path).startswith("PTD-330")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -19,9 +20,13 @@ from command import call, command, run
 from medical.dicom_series import Scan, write_series
 from medical.tiny_cases import GRID, tiny_ct
 
+from pentad.core.bundle import load_bundle, save_bundle
+from pentad.core.errors import ModelError
 from pentad.core.files import digest_file
 from pentad.medical.dicom import Series
 from pentad.medical.ingest import find_cases, load_scan
+from pentad.medical.models import MODELS
+from pentad.medical.predictors import check_predictor
 from pentad.medical.volumes import Volume, grid_distance, read_label, write_nifti
 
 
@@ -107,6 +112,33 @@ def test_a_dry_run_tells_the_cases_and_writes_nothing(studies, tmp_path):
     assert done.out.count("would process ") == 3
     assert "rejected gap/series-000.dcm and 10 more: PTD-336 " in done.out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda bundle: (bundle / "model.safetensors").unlink(), "PTD-503 .*model.safetensors is missing"),
+        (lambda bundle: (bundle / "model.safetensors").write_bytes(b"other"), "PTD-503 .*not as it was saved"),
+        (lambda bundle: (bundle / "bundle.json").unlink(), "PTD-501"),
+        (lambda bundle: shutil.rmtree(bundle), "PTD-520"),
+    ],
+)
+def test_a_dry_run_without_a_usable_model_ends_as_the_run_would(damage, sentence, studies, trained, tmp_path):
+    bundle = shutil.copytree(trained / "bundle", tmp_path / "bundle")
+    damage(bundle)
+    done = call("medical", "predict", studies, "-o", tmp_path / "out", "--model", bundle, "--dry-run")
+    assert done.code == 5
+    assert re.search(sentence, done.sentence())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_refuses_a_bundle_whose_settings_are_of_another_version(trained, tmp_path):
+    bundle = load_bundle(trained / "bundle", "medical", {name: cls for name, (_, cls) in MODELS.items()})
+    statement = {"settings": {**bundle.settings, "sharpness": 1}, "card": "", "provenance": {}}
+    save_bundle(tmp_path / "other", bundle.model, domain="medical", name=bundle.name, **statement)
+    with pytest.raises(ModelError, match=r"PTD-389 .*sharpness"):
+        check_predictor(str(tmp_path / "other"))
+    check_predictor(str(trained / "bundle"))
 
 
 @pytest.mark.slow

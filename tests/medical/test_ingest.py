@@ -8,12 +8,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medical.dicom_series import Scan, uid, write_series
+from medical.dicom_series import Scan, index_folder, uid, write_series
 
 from pentad.core.cases import read_cases
 from pentad.core.config import from_mapping
 from pentad.core.errors import CaseError, NoInputError, UsageError
-from pentad.medical.dicom import FileRejection, index_folder, read_series
+from pentad.medical.dicom import FileRejection, read_series
 from pentad.medical.ingest import PrepareConfig, find_cases, harmless, load_scan, prepare
 from pentad.medical.volumes import Volume, grid_distance, read_nifti, write_nifti
 

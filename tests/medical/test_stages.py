@@ -216,6 +216,30 @@ def test_a_case_that_cannot_be_scored_is_a_row_and_exit_3(trained, tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["liver_dice"]["n"] == 1
 
 
+def test_an_evaluation_is_replaced_only_when_told_to(trained, tmp_path):
+    out = tmp_path / "out"
+    options = ("--model", "threshold", "-o", out, "--params", trained / "params.yaml")
+    call_ = ("medical", "evaluate", trained / "prepared" / "cases.jsonl", *options)
+    assert call(*call_).code == 0
+    (out / "labels" / "gone.nii").write_bytes(b"of a case that is no more")
+    before = (out / "metrics.json").read_bytes()
+    refused = call(*call_)
+    assert (refused.code, "PTD-419" in refused.sentence()) == (2, True)
+    assert (out / "labels" / "gone.nii").is_file()
+    assert call(*call_, "--overwrite").code == 0
+    assert not (out / "labels" / "gone.nii").exists()
+    assert (out / "metrics.json").read_bytes() == before
+
+
+def test_what_is_no_evaluation_is_never_replaced(trained, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("ten years")
+    options = ("--model", "threshold", "-o", tmp_path / "out", "--params", trained / "params.yaml", "--overwrite")
+    done = call("medical", "evaluate", trained / "prepared" / "cases.jsonl", *options)
+    assert (done.code, "PTD-419" in done.sentence()) == (2, True)
+    assert (tmp_path / "out" / "thesis.txt").is_file()
+
+
 def test_a_case_whose_image_is_gone_is_a_row_too(trained, tmp_path):
     prepared = shutil.copytree(trained / "prepared", tmp_path / "prepared")
     for case in read_cases(prepared / "cases.jsonl", "test"):

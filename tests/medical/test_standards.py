@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from medical.dicom_series import Scan, write_multiframe, write_series
+from medical.dicom_series import Scan, index_folder, write_multiframe, write_series
 
-from pentad.medical.dicom import Series, index_folder, read_series
+from pentad.medical.dicom import Series, read_series
 from pentad.medical.findings import Finding, find
 from pentad.medical.seg import LIVER_SEGMENTS, Algorithm, segments_of, write_seg
 from pentad.medical.sr import Measurements, write_sr

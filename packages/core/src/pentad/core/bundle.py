@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_type_hints
@@ -180,18 +180,7 @@ def load_bundle(
     Raises:
         ModelError: One sentence for what is missing, damaged, of another domain or architecture, or does not fit.
     """
-    folder = bundle_folder(source, offline=offline)
-    manifest = _checked_manifest(folder)
-    if expect_digest and manifest["digest"] != expect_digest:
-        problem = f"its digest is {manifest['digest'][:12]}…, not {expect_digest[:12]}…"
-        raise ModelError("PTD-504", problem, "choose the bundle with the digest asked for", folder)
-    if manifest["domain"] != domain:
-        problem = f"a bundle of '{manifest['domain']}', not of '{domain}'"
-        raise ModelError("PTD-505", problem, f"use it with 'pentad {manifest['domain']}'", folder)
-    if manifest["model"] not in models:
-        hint = nearest(manifest["model"], models) or f" (known: {', '.join(models)})"
-        problem = f"its architecture '{manifest['model']}' is not among those of {domain}{hint}"
-        raise ModelError("PTD-506", problem, f"install the pentad-{domain} that made it", folder)
+    folder, manifest = check_bundle(source, domain, models, offline=offline, expect_digest=expect_digest)
     return Bundle(
         model=_build(models[manifest["model"]], folder),
         name=manifest["model"],
@@ -201,6 +190,39 @@ def load_bundle(
         provenance=manifest["provenance"],
         licences=manifest["licences"],
     )
+
+
+def check_bundle(
+    source: str | Path, domain: str, names: Iterable[str], *, offline: bool = False, expect_digest: str = ""
+) -> tuple[Path, dict[str, Any]]:
+    """Return folder and manifest of a bundle after all of `load_bundle`'s checks but that of the weights' shapes.
+
+    Files are read for their digests, no model is built: what a dry run can afford.
+
+    Args:
+        source: As for `load_bundle`.
+        domain: Package that asks.
+        names: That package's architectures.
+        offline: As for `load_bundle`.
+        expect_digest: As for `load_bundle`.
+
+    Raises:
+        ModelError: As `load_bundle`.
+    """
+    folder = bundle_folder(source, offline=offline)
+    manifest = _checked_manifest(folder)
+    if expect_digest and manifest["digest"] != expect_digest:
+        problem = f"its digest is {manifest['digest'][:12]}…, not {expect_digest[:12]}…"
+        raise ModelError("PTD-504", problem, "choose the bundle with the digest asked for", folder)
+    if manifest["domain"] != domain:
+        problem = f"a bundle of '{manifest['domain']}', not of '{domain}'"
+        raise ModelError("PTD-505", problem, f"use it with 'pentad {manifest['domain']}'", folder)
+    known = list(names)
+    if manifest["model"] not in known:
+        hint = nearest(manifest["model"], known) or f" (known: {', '.join(known)})"
+        problem = f"its architecture '{manifest['model']}' is not among those of {domain}{hint}"
+        raise ModelError("PTD-506", problem, f"install the pentad-{domain} that made it", folder)
+    return folder, manifest
 
 
 def bundle_folder(source: str | Path, *, offline: bool = False) -> Path:

@@ -93,11 +93,13 @@ def evaluate(
     params: options.Params = Path("params.yaml"),
     override: options.Override = [],  # noqa: B006
     device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Score a model on labelled cases: a row a case, and intervals."""
-    from pentad.medical.evaluate import evaluate
+    from pentad.medical.evaluate import EvaluateRequest, evaluate
 
-    text, failed = evaluate(table, split, ",".join(model), out, params, override, device)
+    request = EvaluateRequest(table, split, ",".join(model), out, params, tuple(override), device, overwrite)
+    text, failed = evaluate(request)
     typer.echo(text)
     raise typer.Exit(3 if failed else 0)
 

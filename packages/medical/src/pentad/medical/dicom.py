@@ -108,21 +108,6 @@ class Series:
         return ("sagittal", "coronal", "axial")[nearest] if normal[nearest] > np.cos(np.radians(25)) else "oblique"
 
 
-def index_folder(root: Path) -> tuple[list[Series], list[Rejection]]:
-    """Return the usable CT series below a folder, and a rejection for all else, from headers only.
-
-    Args:
-        root: A folder with any mixture of studies, or one file.
-
-    Returns:
-        Series by the name of their first file, and rejections by place. Files that share series and reason share a
-        rejection (`FileRejection.files` lists them).
-    """
-    files, rejections = walk(root)
-    series, more = index_files(files)
-    return series, sorted([*rejections, *more], key=lambda item: item.where)
-
-
 def walk(root: Path) -> tuple[dict[Path, str], list[Rejection]]:
     """Return all files below ``root`` with their names relative to it, and folders that cannot be read."""
     if not root.is_dir():

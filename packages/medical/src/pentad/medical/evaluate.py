@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from pentad.core.cases import Case, data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
-from pentad.core.errors import NoInputError
+from pentad.core.errors import NoInputError, UsageError
 from pentad.core.evaluation import Row, summarise, to_entry, write_results
 from pentad.core.evaluation import evaluate as evaluate_cases
 from pentad.core.files import digest_json, write_json, write_text
@@ -41,9 +42,32 @@ class EvaluateConfig:
             raise ValueError(f"tolerances_mm must give {' and '.join(TOLERANCES_MM)} a length above 0")
 
 
-def evaluate(
-    table: Path, split: str, model: str, out: Path, params: Path, overrides: Sequence[str] = (), device: str = "auto"
-) -> tuple[str, int]:
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to score, with what, and where to.
+
+    Attributes:
+        table: Case table.
+        split: Its split to score.
+        model: Bundle, several divided by commas, or a baseline.
+        out: Folder to write.
+        params: A params.yaml with a section ``evaluate``.
+        overrides: Settings that go before it, ``name=value``.
+        device: auto, cpu, cuda or cuda:N.
+        overwrite: Replace an earlier evaluation in ``out``.
+    """
+
+    table: Path
+    split: str
+    model: str
+    out: Path
+    params: Path
+    overrides: Sequence[str] = ()
+    device: str = "auto"
+    overwrite: bool = False
+
+
+def evaluate(request: EvaluateRequest) -> tuple[str, int]:
     """Score a model on the labelled cases of a split; return a one-line summary and how many cases failed.
 
     Writes ``labels/<id>.nii``, ``per_case.csv``, ``per_lesion.csv`` and ``metrics.json`` into ``out``, and for a
@@ -51,13 +75,16 @@ def evaluate(
 
     Raises:
         NoInputError: The split has no case.
+        UsageError: ``out`` holds something already (PTD-419).
         ModelError: The bundle cannot be used.
     """
-    config = load_params(params, "evaluate", EvaluateConfig, overrides)
-    cases = read_cases(table, split)
+    config = load_params(request.params, "evaluate", EvaluateConfig, request.overrides)
+    out, cases = request.out, read_cases(request.table, request.split)
     if not cases:
-        raise NoInputError("PTD-416", f"no case of the split '{split}'", "name another split", table)
-    predictor = load_predictor(model, device, mirror=config.mirror)
+        problem = f"no case of the split '{request.split}'"
+        raise NoInputError("PTD-416", problem, "name another split", request.table)
+    predictor = load_predictor(request.model, request.device, mirror=config.mirror)
+    _make_room(out, overwrite=request.overwrite)
     lesions: list[dict[str, Any]] = []
     ruled: dict[str, list[Row]] = {}
     rules = predictor.rules if predictor.rules and predictor.rules.organ else None
@@ -91,6 +118,18 @@ def evaluate(
     write_results(out, rows, summary, statement)
     failed = len(rows) - len(scored)
     return f"{predictor.name}: {len(scored)} cases scored, {failed} failed", failed
+
+
+def _make_room(out: Path, *, overwrite: bool) -> None:
+    """Remove an earlier evaluation if that is allowed; refuse anything else: two evaluations must not mix."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise UsageError("PTD-419", "there is something already", "choose another folder or give --overwrite", out)
+    # One that was stopped half-way has label maps only.
+    if not any((out / name).exists() for name in ("metrics.json", "labels")):
+        raise UsageError("PTD-419", "there is something that is no evaluation", "choose another folder", out)
+    shutil.rmtree(out)
 
 
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -20,6 +20,7 @@ from pentad.medical.predictors import (
     BASELINES,
     Predictor,
     baseline_digest,
+    check_predictor,
     joint_digest,
     load_predictor,
     sources_of,
@@ -83,6 +84,7 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     cases, rejections = _cases(request, rules, hide=not only_say)
     refused = [item for item in rejections if not harmless(item)]
     if only_say:
+        check_predictor(request.model, offline=request.offline)
         return dry_run(cases, options, identity, rejections)
     setup = partial(_processor, request, outputs, rules)
     finish = partial(_finish, request.model, [item for item in rejections if harmless(item)])

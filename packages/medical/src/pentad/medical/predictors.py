@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -90,13 +90,10 @@ def load_predictor(
     from pentad.medical.models import MODELS
     from pentad.medical.predict import check_members, predict_ensemble
 
-    sources = sources_of(source)
-    if baseline := next((name for name in sources if name in BASELINES), ""):
-        problem = f"'{baseline}' has no probabilities to average"
-        raise UsageError("PTD-555", problem, "combine bundles only", source)
+    sources = _bundles_of(source)
     known = {name: cls for name, (_, cls) in MODELS.items()}
     bundles = [load_bundle(item, "medical", known, offline=offline) for item in sources]
-    settings = [_settings(bundle, item, mirror) for bundle, item in zip(bundles, sources, strict=True)]
+    settings = [_settings(bundle.settings, item, mirror) for bundle, item in zip(bundles, sources, strict=True)]
     check_members(settings)
     members = [(bundle.model, each) for bundle, each in zip(bundles, settings, strict=True)]
     first = settings[0]
@@ -112,11 +109,43 @@ def load_predictor(
     )
 
 
-def _settings(bundle: Bundle, source: str, mirror: bool | None) -> Settings:
+def check_predictor(source: str, *, offline: bool = False) -> None:
+    """See that `load_predictor` will find what it needs, from manifests, settings and digests, without any weights.
+
+    A model on the hub that has not been fetched is not looked for: a dry run asks no network. With ``offline`` it must
+    have been fetched before.
+
+    Raises:
+        ModelError: As `load_predictor`, but for weights that do not fit the model.
+        UsageError: The bundles cannot answer together.
+    """
+    if source in BASELINES:
+        return
+    from pentad.core.bundle import check_bundle
+    from pentad.medical.models import MODELS
+    from pentad.medical.predict import check_members
+
+    here = [item for item in _bundles_of(source) if offline or Path(item).exists()]
+    manifests = [check_bundle(item, "medical", MODELS, offline=offline)[1] for item in here]
+    settings = [_settings(found["settings"], item, None) for found, item in zip(manifests, here, strict=True)]
+    if settings:
+        check_members(settings)
+
+
+def _bundles_of(source: str) -> list[str]:
+    """The bundles that ``source`` names, of which none may be a baseline."""
+    sources = sources_of(source)
+    if baseline := next((name for name in sources if name in BASELINES), ""):
+        problem = f"'{baseline}' has no probabilities to average"
+        raise UsageError("PTD-555", problem, "combine bundles only", source)
+    return sources
+
+
+def _settings(mapping: Mapping[str, Any], source: str, mirror: bool | None) -> Settings:
     from pentad.medical.predict import Settings
 
     try:
-        settings = Settings.from_mapping(bundle.settings)
+        settings = Settings.from_mapping(mapping)
     except UsageError as error:
         problem = f"its settings do not fit: {error.problem}"
         raise ModelError("PTD-389", problem, "install the version that made it", source) from None
