@@ -263,7 +263,7 @@ def test_a_case_whose_image_is_gone_is_a_row_too(trained, tmp_path):
             "PTD-214 .*liver and lesion",
         ),
         (("report", "{table}", "{out}"), 2, "PTD-269"),
-        (("report", "{work}/none.jsonl", "{net}"), 2, "PTD-298"),
+        (("report", "{work}/none.jsonl", "{net}"), 2, "PTD-206"),
         (("report", "{table}", "{net}", "{cut}"), 2, "PTD-268"),
     ],
 )
