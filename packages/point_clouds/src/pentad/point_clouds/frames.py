@@ -278,11 +278,14 @@ class PointConfig:
         sweeps: How many turns are merged; a frame that has fewer gives those it has.
         max_points: At most so many points, evenly taken; 0 for all.
         near: Points of earlier turns closer to their sensor than this are left out, metres.
+        tanh: Take the hyperbolic tangent of intensity and elongation in the file's own scale, as the published
+            FlatFormer does with Waymo's; else intensity is brought to 0 … 1.
     """
 
     sweeps: int = 1
     max_points: int = 0
     near: float = 0.0
+    tanh: bool = False
 
 
 def load_points(frame: Frame, config: PointConfig, span: Sequence[float]) -> tuple[Points, tuple[str, ...]]:
@@ -308,8 +311,13 @@ def load_points(frame: Frame, config: PointConfig, span: Sequence[float]) -> tup
         notes += list(sweep.notes)
         pose = np.array(reference.pose, dtype=np.float64)
         far = np.linalg.norm(sweep.xyz, axis=1) >= config.near if number else np.ones(len(sweep.points), dtype=bool)
-        extra = _elongation(sweep) if config.sweeps == 1 else np.full(len(sweep.points), -number, dtype=np.float32)
-        rows = [*moved(sweep.xyz, pose).T, sweep.scaled_intensity(frame.intensity_scale), extra]
+        shine = sweep.scaled_intensity(1.0 if config.tanh else frame.intensity_scale)
+        extra = _elongation(sweep)
+        if config.tanh:
+            shine, extra = np.tanh(shine), np.tanh(extra)
+        if config.sweeps > 1:
+            extra = np.full(len(sweep.points), -number, dtype=np.float32)
+        rows = [*moved(sweep.xyz, pose).T, shine, extra]
         parts.append(np.stack(rows, axis=1).astype(np.float32)[far])
     merged = Sweep(np.concatenate(parts), ("x", "y", "z", "intensity", "elongation"), frame.path(0).name)
     kept = thinned(within(merged, span[:3], span[3:]), config.max_points)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -114,10 +114,10 @@ def load_predictor(
     own = model.grid.range_m
     limits = limits or Limits()
     span = _narrowed(own, limits.span)
-    points = PointConfig(
+    points = replace(
+        settings.points,
         sweeps=limits.sweeps or settings.points.sweeps,
         max_points=limits.max_points or settings.points.max_points,
-        near=settings.points.near,
     )
     model = model.to(pick_device(device)).eval()
     detect = partial(detect_objects, model, Settings(settings.classes, points, settings.decode), span)
