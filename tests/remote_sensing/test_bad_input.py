@@ -82,3 +82,23 @@ def test_prepare_refuses_labels_and_lists_in_one_sentence_each_and_takes_the_res
     assert (done.code, done.out.split(";")[0]) == (3, "1 pairs, 4 refused")
     assert sorted(one["code"] for one in refused) == ["PTD-856", "PTD-857", "PTD-860", "PTD-862"]
     assert all(SENTENCE.fullmatch(one["reason"]) for one in refused)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_every_odd_geotiff_becomes_maps_or_one_sentence(tmp_path, real_data):
+    examples = sorted((real_data / "remote_sensing" / "geotiff_examples").glob("*.tif"))
+    for side in "AB":
+        (tmp_path / "pairs" / side).mkdir(parents=True)
+        for path in examples:
+            (tmp_path / "pairs" / side / path.name).symlink_to(path)
+    order = ("remote-sensing", "predict", tmp_path / "pairs", "-o", tmp_path / "out", "--model", "differencing")
+    assert call(*order, "--run", "one", "--quiet").code == 3
+    rows = {row["id"]: row for row in csv.DictReader((tmp_path / "out" / "one" / "worklist.csv").open())}
+    assert len(rows) == len(examples)
+    done = {name for name, row in rows.items() if row["status"] == "ok"}
+    assert done == {"RGB.byte", "RGBA.uint16", "alpha", "float_raster_with_nodata", "goes", "rgb1", "rgb2"}
+    assert {row["code"] for row in rows.values() if row["status"] == "failed"} == {"PTD-846", "PTD-852"}
+    for name in done:
+        assert rows[name]["changed_px"] == "0"
+        assert (tmp_path / "out" / "one" / "cases" / name / "change.tif").is_file()

@@ -11,15 +11,18 @@ import torch
 import yaml
 from remote_sensing.rasters import picture, write_raster
 
+from pentad.core.bundle import load_bundle
 from pentad.core.cases import Case, read_cases
+from pentad.core.config import from_mapping
 from pentad.core.errors import CaseError, ModelError, UsageError
 from pentad.remote_sensing.dataset import PatchConfig, Patches, Scaling, measure
 from pentad.remote_sensing.differencing import otsu
 from pentad.remote_sensing.evaluate import count, evaluate, scores
 from pentad.remote_sensing.ingest import PrepareConfig, prepare
+from pentad.remote_sensing.models.change_mamba import MambaBCD
 from pentad.remote_sensing.models.fc_siam import FCSiamConfig, FCSiamDiff
 from pentad.remote_sensing.predict import Predictor, Settings, TileConfig, change_strips, load_predictor
-from pentad.remote_sensing.raster import PairConfig, open_pair
+from pentad.remote_sensing.raster import Pair, PairConfig, open_pair
 from pentad.remote_sensing.report import report
 from pentad.remote_sensing.strips import Strip
 from pentad.remote_sensing.tasks import TASKS
@@ -130,6 +133,22 @@ def test_a_network_learns_what_appears_and_its_bundle_scores_above_0_9(prepared,
     text, failed = evaluate(table, "test", str(prepared / name), out, prepared / "params.yaml", device="cpu")
     assert failed == 0
     assert float(text.rpartition(" ")[2]) > 0.9
+    if name == "mamba_bcd":
+        the_windows_size_hardly_matters(prepared / name, read_cases(table, "test")[0])
+
+
+def the_windows_size_hardly_matters(folder, case):
+    bundle = load_bundle(folder, "remote_sensing", {"mamba_bcd": MambaBCD})
+    settings = from_mapping(Settings, bundle.settings, "bundle")
+    maps = []
+    with open_pair(Path(case.files["before"]), Path(case.files["after"])) as pair:
+        for side in (24, 32, 40):
+            own = replace(settings, tiles=TileConfig(side))
+            strips = change_strips(bundle.model, own, torch.device("cpu"), pair)
+            maps.append(np.concatenate([strip.probability for strip in strips]))
+    for other in maps[1:]:
+        assert np.mean((other >= 0.5) == (maps[0] >= 0.5)) > 0.97
+        assert np.abs(other - maps[0]).mean() < 0.03
 
 
 @pytest.mark.slow
@@ -164,6 +183,24 @@ def test_strips_join_to_the_whole_whatever_the_window(tmp_path, side):
     rows = [len(strip.probability) for strip in strips]
     assert [strip.start for strip in strips] == [0, *itertools.accumulate(rows[:-1])]
     assert np.abs(np.concatenate([strip.probability for strip in strips]) - expected).max() < 1e-5
+
+
+def test_a_scene_is_read_by_windows_and_strips_whatever_its_height(tmp_path, monkeypatch):
+    read, areas = Pair.read, []
+
+    def noted(pair, rows, columns):
+        areas.append((rows.stop - rows.start) * (columns.stop - columns.start))
+        return read(pair, rows, columns)
+
+    monkeypatch.setattr(Pair, "read", noted)
+    largest = []
+    for height in (200, 1600):
+        paths = [write_raster(tmp_path / f"{height}_{n}.tif", picture(rows=height, columns=60)) for n in (0, 1)]
+        with open_pair(*paths) as pair:
+            assert sum(len(strip.probability) for strip in linear(pair, 32)) == height
+        largest.append(max(areas))
+        areas.clear()
+    assert largest[0] == largest[1] <= 32 * 60
 
 
 def test_other_bands_than_the_models_are_refused(tmp_path):

@@ -1,0 +1,274 @@
+"""ChangeMamba on a CPU: its speed against the plain loop, and a very large scene in constant memory.
+
+    python benchmarks/remote_sensing.py speed [--sizes tiny small base] [--side 256] [--threads 1]
+    python benchmarks/remote_sensing.py scene [--side 20000] [--rows 20000] [--model BUNDLE]
+    python benchmarks/remote_sensing.py windows --model BUNDLE --table prepared/cases.jsonl
+
+``speed`` runs MambaBCD at its published sizes on one pair with random weights, once with this package's own choice of
+scan and once with the plain step-by-step loop, which is what the published code does where its CUDA kernel is missing;
+everything else is the same, so the ratio is that of the scan. The two take turns, the best of several runs counts;
+memory is the peak above the resident size before, each in a fresh process.
+
+``scene`` predicts a generated pair of rows x side pixels (VRT: one tile of 512 pixels, repeated) through the command
+with image differencing or a bundle, and the same pair of 512 x 512 pixels for comparison: what the large one takes more
+is what its size costs.
+
+``windows`` predicts a mosaic of held-out samples through windows of 256, 384 and 512 pixels and says how far the maps
+differ.
+
+Each writes its table to benchmarks/remote_sensing_<what>.json and .md, which packages/remote_sensing/README.md quotes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import process_tree
+import rasterio
+import torch
+from rasterio.transform import from_origin
+from torch import Tensor
+
+from pentad.core.bundle import load_bundle
+from pentad.core.cases import read_cases
+from pentad.core.config import from_mapping
+from pentad.core.files import write_json, write_text
+from pentad.core.layers.selective_scan import preferred_backend
+from pentad.remote_sensing.models import MODELS, change_mamba
+from pentad.remote_sensing.predict import Settings, change_strips
+from pentad.remote_sensing.raster import PairConfig, open_pair
+
+HERE = Path(__file__).parent
+SIZES = {"tiny": change_mamba.tiny, "small": change_mamba.small, "base": change_mamba.base}
+TILE = 512
+PIXEL_M = 0.5
+WINDOWS = (256, 384, 512)
+
+
+def machine() -> str:
+    """Return processor and cores."""
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    name = found.group(1).strip() if found else platform.processor()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def save(what: str, heads: Sequence[str], rows: Sequence[Mapping[str, Any]], note: str) -> None:
+    """Write and print the table."""
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines += [f"| {' | '.join(str(row[head]) for head in heads)} |" for row in rows]
+    text = "\n".join([*lines, "", f"{machine()}; {note}", ""])
+    write_json(HERE / f"remote_sensing_{what}.json", {"machine": machine(), "note": note, "rows": list(rows)})
+    write_text(HERE / f"remote_sensing_{what}.md", text)
+    print(text)
+
+
+def network(size: str, side: int, backend: str) -> Callable[[], Tensor]:
+    """Return a call that runs MambaBCD on one pair of noise."""
+    torch.manual_seed(0)
+    model = change_mamba.MambaBCD(SIZES[size]()).eval()
+    before, after = torch.randn(2, 1, 3, side, side)
+
+    def call() -> Tensor:
+        with torch.inference_mode(), preferred_backend(backend):
+            out: Tensor = model(before, after)
+        return out
+
+    return call
+
+
+def speed(asked: argparse.Namespace) -> None:
+    """Measure both scans at every size asked for."""
+    torch.set_num_threads(asked.threads)
+    rows = []
+    for size in asked.sizes:
+        calls = {backend: network(size, asked.side, backend) for backend in ("auto", "reference")}
+        outputs = {backend: call() for backend, call in calls.items()}
+        best = dict.fromkeys(calls, float("inf"))
+        for turn in range(asked.repeats):
+            for backend, call in calls.items():
+                if turn == 0 or backend == "auto" or size == "tiny":
+                    began = time.perf_counter()
+                    call()
+                    best[backend] = min(best[backend], time.perf_counter() - began)
+        difference = (outputs["auto"] - outputs["reference"]).abs().max() / outputs["reference"].std()
+        memory = {backend: peak_memory(size, asked, backend) for backend in calls}
+        rows.append(
+            {
+                "network": f"MambaBCD {size}, {asked.side} x {asked.side}",
+                "pentad, s": round(best["auto"], 2),
+                "plain loop, s": round(best["reference"], 2),
+                "times faster": round(best["reference"] / best["auto"], 1),
+                "largest difference / deviation": f"{float(difference):.1e}",
+                "extra MB, pentad / loop": f"{memory['auto']:.0f} / {memory['reference']:.0f}",
+            }
+        )
+    save("speed", list(rows[0]), rows, f"{asked.threads} thread(s), float32, one pair, random weights")
+
+
+def resident(field: str) -> float:
+    """Return a size of this process in MB: VmRSS (now) or VmHWM (its peak)."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found.group(1)) / 1024 if found else float("nan")
+
+
+def peak_memory(size: str, asked: argparse.Namespace, backend: str) -> float:
+    """Return the extra memory of one run in MB, measured in a fresh process."""
+    call = [sys.executable, __file__, "memory", size, str(asked.side), backend]
+    return float(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
+
+
+def memory(asked: argparse.Namespace) -> None:
+    """Print the extra memory of one run in this process, after a small one that loads what is loaded once."""
+    torch.set_num_threads(1)
+    network(asked.size, 32, asked.backend)()
+    call = network(asked.size, asked.side, asked.backend)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # lowers the peak to the present size
+    call()
+    print(resident("VmHWM") - before)
+
+
+def write_pair(folder: Path, rows: int, side: int) -> tuple[Path, Path]:
+    """Write two scenes of rows x side pixels, the second with a bright square of 40 pixels in every tile."""
+    rng = np.random.default_rng(0)
+    before = rng.integers(60, 110, (3, TILE, TILE)).astype(np.uint8)
+    after = before.copy()
+    after[:, 200:240, 300:340] = 230
+    return _mosaic(folder, "before", before, rows, side), _mosaic(folder, "after", after, rows, side)
+
+
+def _mosaic(folder: Path, name: str, tile: np.ndarray[Any, Any], rows: int, side: int) -> Path:
+    source = folder / f"{name}_tile.tif"
+    shape = {"driver": "GTiff", "count": 3, "height": TILE, "width": TILE, "dtype": "uint8", "tiled": True}
+    with rasterio.open(source, "w", **shape, transform=from_origin(0, 0, 1, 1)) as out:
+        out.write(tile)
+    whole = f'xSize="{TILE}" ySize="{TILE}"'
+    bands = []
+    for band in (1, 2, 3):
+        places = "\n".join(
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{source.name}</SourceFilename><SourceBand>{band}'
+            f'</SourceBand><SrcRect xOff="0" yOff="0" {whole}/><DstRect xOff="{x}" yOff="{y}" {whole}/></SimpleSource>'
+            for y in range(0, rows, TILE)
+            for x in range(0, side, TILE)
+        )
+        bands.append(f'<VRTRasterBand dataType="Byte" band="{band}">{places}</VRTRasterBand>')
+    text = (
+        f'<VRTDataset rasterXSize="{side}" rasterYSize="{rows}"><SRS>EPSG:32633</SRS><GeoTransform>400000, {PIXEL_M}, '
+        f"0, 5200000, 0, -{PIXEL_M}</GeoTransform>{''.join(bands)}</VRTDataset>"
+    )
+    path = folder / f"{name}_{side}.vrt"
+    write_text(path, text)
+    return path
+
+
+def scene(asked: argparse.Namespace) -> None:
+    """Predict a small and a large pair through the command and compare what they take."""
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        for height, side in ((TILE, TILE), (asked.rows or asked.side, asked.side)):
+            pair = write_pair(Path(place), height, side)
+            command = [sys.executable, "-m", "pentad.core", "remote-sensing", "predict", *map(str, pair), "-o", place]
+            command += ["--run", str(side), "--model", asked.model, "--quiet"]
+            taken = process_tree.run(command, timeout=7200)
+            assert taken.code == 0, taken.output
+            found = json.loads((Path(place) / str(side) / "cases" / "pair" / "summary.json").read_text())
+            rows.append(
+                {
+                    "scene": f"{height} x {side} x 3 bands",
+                    "seconds": round(taken.seconds),
+                    "Mpx/s": round(height * side / taken.seconds / 1e6, 2),
+                    "peak MB": round(taken.peak_mb),
+                    "polygons": found["polygons"],
+                }
+            )
+    more = rows[1]["peak MB"] - rows[0]["peak MB"]
+    save("scene", list(rows[0]), rows, f"model {Path(asked.model).name}; the large scene takes {more} MB more")
+
+
+def windows(asked: argparse.Namespace) -> None:
+    """Predict a mosaic of test scenes through windows of several sizes and compare the probabilities."""
+    bundle = load_bundle(asked.model, "remote_sensing", {name: cls for name, (_, cls) in MODELS.items()})
+    settings = from_mapping(Settings, bundle.settings, asked.model)
+    cases = read_cases(asked.table, "test")
+    with tempfile.TemporaryDirectory() as place:
+        paths = [_joined(Path(place), cases, role) for role in ("before", "after")]
+        with open_pair(paths[0], paths[1], PairConfig(unplaced=True)) as pair:
+            found = []
+            for side in WINDOWS:
+                own = replace(settings, tiles=replace(settings.tiles, side=side))
+                strips = change_strips(bundle.model, own, torch.device("cpu"), pair)
+                found.append(np.concatenate([np.where(strip.valid, strip.probability, 0) for strip in strips]))
+    rows = []
+    for side, probability in zip(WINDOWS[1:], found[1:], strict=True):
+        difference = np.abs(probability - found[0])
+        rows.append(
+            {
+                "windows": f"{WINDOWS[0]} and {side}",
+                "same class": f"{np.mean((probability >= 0.5) == (found[0] >= 0.5)):.4%}",
+                "mean difference of probability": f"{difference.mean():.1e}",
+                "99.9 % of pixels below": f"{np.quantile(difference, 0.999):.3f}",
+                "largest": f"{difference.max():.3f}",
+            }
+        )
+    size = f"{found[0].shape[0]} x {found[0].shape[1]}"
+    save("windows", list(rows[0]), rows, f"{bundle.name}, mosaic of {size} pixels of synthetic held-out scenes")
+
+
+def _joined(folder: Path, cases: Sequence[Any], role: str) -> Path:
+    images = []
+    for case in cases:
+        with rasterio.open(case.files[role]) as source:
+            images.append(source.read())
+    across = int(np.sqrt(len(images)))
+    rows = [np.concatenate(images[k : k + across], axis=2) for k in range(0, across * across, across)]
+    image = np.tile(np.concatenate(rows, axis=1), (1, 2, 2))
+    path = folder / f"{role}.tif"
+    shape = {"count": image.shape[0], "height": image.shape[1], "width": image.shape[2], "dtype": image.dtype}
+    with rasterio.open(path, "w", driver="GTiff", nodata=0, **shape) as out:
+        out.write(image)
+    return path
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(required=True)
+    part = parts.add_parser("speed")
+    part.add_argument("--sizes", nargs="+", default=["tiny"], choices=list(SIZES))
+    part.add_argument("--side", type=int, default=256)
+    part.add_argument("--threads", type=int, default=1)
+    part.add_argument("--repeats", type=int, default=3)
+    part.set_defaults(run=speed)
+    part = parts.add_parser("memory")
+    part.add_argument("size", choices=list(SIZES))
+    part.add_argument("side", type=int)
+    part.add_argument("backend")
+    part.set_defaults(run=memory)
+    part = parts.add_parser("scene")
+    part.add_argument("--side", type=int, default=20_000)
+    part.add_argument("--rows", type=int, default=0, help="Rows; as many as --side by default.")
+    part.add_argument("--model", default="differencing")
+    part.set_defaults(run=scene)
+    part = parts.add_parser("windows")
+    part.add_argument("--model", required=True)
+    part.add_argument("--table", type=Path, required=True, help="Case table written by prepare.")
+    part.set_defaults(run=windows)
+    asked = parser.parse_args()
+    asked.run(asked)
+
+
+if __name__ == "__main__":
+    main()
