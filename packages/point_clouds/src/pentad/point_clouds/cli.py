@@ -151,11 +151,12 @@ def report(
         list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
     ],
     out: options.Out,
+    predictions: Annotated[Path | None, typer.Option(help="Run folder of predict, to check what shipped.")] = None,
 ) -> None:
     """Put models side by side with paired differences, and write the page."""
     from pentad.point_clouds.report import report
 
-    typer.echo(report(table, evaluations, out))
+    typer.echo(report(table, evaluations, out, predictions))
 
 
 @models_app.command("list")
@@ -178,3 +179,20 @@ def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle."
     from pentad.core.bundle import read_manifest
 
     typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))
+
+
+@models_app.command("import")
+def import_model(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the published FlatFormer's training code.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    classes: Annotated[str, typer.Option(help="Classes in the heatmap's order.")] = "car,pedestrian,cyclist",
+    params: Annotated[Path | None, typer.Option(help="A params.yaml with the grid, where it is not Waymo's.")] = None,
+    sweeps: Annotated[int, typer.Option(min=1, help="Turns that it was trained on.")] = 1,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, in words.")] = "not stated",
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Turn a checkpoint into a bundle that predict takes; every tensor must fit, and no code is run."""
+    from pentad.point_clouds.importing import ImportRequest, import_checkpoint
+
+    names = tuple(name for name in classes.split(",") if name)
+    typer.echo(import_checkpoint(ImportRequest(checkpoint, out, names, params, sweeps, licence, overwrite)))

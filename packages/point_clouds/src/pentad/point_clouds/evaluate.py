@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from pentad.core.metrics import statistic_interval
 from pentad.core.run import provenance
 from pentad.point_clouds import metrics_kitti, metrics_nuscenes, metrics_waymo
 from pentad.point_clouds.frames import Objects, frame_of, to_objects
-from pentad.point_clouds.labels import objects_to_kitti, read_calibration, read_kitti
+from pentad.point_clouds.labels import objects_to_kitti, objects_to_nuscenes, read_calibration, read_kitti
 from pentad.point_clouds.predict import Predictor, load_predictor
-from pentad.point_clouds.scoring import MATCHES, Scored, class_ap, mean_ap, nds, to_json
+from pentad.point_clouds.scoring import DETECTIONS, MATCHES, Scored, class_ap, mean_ap, nds, to_json
 
 _AT = 2.0  # metres: the distance at which single frames are counted
 _KITTI_IMAGE = (1242, 375)
@@ -54,7 +54,8 @@ def evaluate(
 ) -> tuple[str, int]:
     """Score a model on the labelled frames of a split; return a one-line summary and how many failed.
 
-    Writes ``per_case.csv``, ``metrics.json`` and ``matches.json`` (what `report` compares models by).
+    Writes ``per_case.csv``, ``metrics.json``, ``matches.json`` (what `report` compares models by) and
+    ``detections.json`` (all that was found, as nuScenes writes results, in the frame of the boxes).
 
     Raises:
         NoInputError: The split has no labelled frame (PTD-927).
@@ -84,6 +85,10 @@ def evaluate(
         data=data_digest(used, roles),
     )
     write_json(out / MATCHES, {row.id: to_json(found[row.id].nuscenes) for row in scored})
+    detections = {
+        name: objects_to_nuscenes(entry.found, name) for name, entry in found.items() if entry.found is not None
+    }
+    write_json(out / DETECTIONS, detections)
     write_results(out, rows, summary, statement)
     failed = len(rows) - len(scored)
     text = f"{predictor.name}: {len(scored)} frames scored, {failed} failed"
@@ -99,8 +104,8 @@ def score_case(predictor: Predictor, case: Case, config: EvaluateConfig) -> Scor
         calibration = read_calibration(Path(case.files["calib"]))
         answer = objects_to_kitti(detected, calibration, _KITTI_IMAGE)
         kitti = metrics_kitti.Frame(read_kitti(Path(case.files["label"])), answer)
-        return Scored(scored.nuscenes, scored.ranges, scored.waymo, kitti)
-    return scored
+        return replace(scored, kitti=kitti, found=detected)
+    return replace(scored, found=detected)
 
 
 def score_frame(truth: Objects, detected: Objects, classes: Sequence[str], config: EvaluateConfig) -> Scored:

@@ -20,7 +20,7 @@ from pentad.core.metrics import Interval, statistic_interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, draw_intervals, write_page
 from pentad.core.run import code_version
 from pentad.core.statement import Statement, read_statement
-from pentad.point_clouds.scoring import MATCHES, Scored, class_ap, from_json, mean_ap
+from pentad.point_clouds.scoring import DETECTIONS, MATCHES, Scored, class_ap, from_json, mean_ap
 
 _RESAMPLES = 1000
 
@@ -51,13 +51,14 @@ class Evaluation:
         return cls(folder.name, rows, metrics, {name: from_json(entry) for name, entry in stated.items()})
 
 
-def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
+def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Path | None = None) -> str:
     """Write ``metrics.json``, ``report/index.html`` and ``report/per_case.csv`` below ``out``; return one line.
 
     Args:
         table: The case table; beside it stands what the data are.
         evaluations: Folders of the stage evaluate; the first is the model of interest.
         out: The pipeline's folder.
+        predictions: Run folder of predict with the first model, to check that what was scored is what ships.
     """
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
@@ -77,12 +78,30 @@ def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
             "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
         },
     }
+    if predictions is not None:
+        metrics["shipped"] = _shipped(evaluations[0], predictions)
     write_json(out / "metrics.json", metrics)
     write_text(out / "report" / "per_case.csv", _per_case(found, classes))
     blocks = _blocks(found, paired, classes, synthetic=about.synthetic)
     page = out / "report" / "index.html"
     write_page(page, about.name, blocks, metrics["provenance"], subtitle="Objects in LiDAR sweeps")
     return f"{len(found)} models on {first.metrics['cases']['scored']} frames; see {page}"
+
+
+def _shipped(evaluation: Path, predictions: Path) -> dict[str, int]:
+    """How many cases the batch run holds, and how many of them differ from what was scored."""
+    scored = json.loads((evaluation / DETECTIONS).read_text(encoding="utf-8"))
+    files = sorted(predictions.glob("cases/*/nuscenes.json"))
+    differing = 0
+    for path in files:
+        [(name, found)] = json.loads(path.read_text(encoding="utf-8"))["results"].items()
+        differing += _without_place(found) != _without_place(scored.get(name, ()))
+    return {"cases": len(files), "differing_cases": differing}
+
+
+def _without_place(found: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """Class, score and size of each object, which are the same in every frame of reference."""
+    return [(entry["detection_name"], entry["detection_score"], *entry["size"]) for entry in found]
 
 
 def _paired(first: Evaluation, other: Evaluation, classes: Sequence[str]) -> dict[str, Any]:

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 
 from pentad.point_clouds import metrics_kitti, metrics_nuscenes, metrics_waymo
+from pentad.point_clouds.frames import Objects
 
-MATCHES = "matches.json"
+MATCHES, DETECTIONS = "matches.json", "detections.json"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What one frame gives: matches by class, and by class and range; levels by class; KITTI's rows."""
+    """What one frame gives: matches by class, and by class and range; levels by class; KITTI's rows; all detections."""
 
     nuscenes: dict[str, metrics_nuscenes.Matches]
     ranges: dict[str, list[metrics_nuscenes.Matches]]
     waymo: dict[str, dict[int, metrics_waymo.Matches]]
     kitti: metrics_kitti.Frame | None = None
+    found: Objects | None = None
 
 
 def class_ap(frames: Sequence[Scored], kind: str) -> float:
