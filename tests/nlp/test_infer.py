@@ -1,14 +1,17 @@
 """Batch prediction: offsets on the original text, pieces of files, resuming in the middle, no text in logs."""
 
 import csv
+import io
 import json
+import subprocess
 
 import pytest
-from command import call, everything_written
+from command import call, command, everything_written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pentad.nlp.documents import Document
+from pentad.nlp.infer import PredictRequest, answer
 from pentad.nlp.page import highlight
 from pentad.nlp.predict import Entity
 from pentad.nlp.predictors import load_predictor
@@ -136,6 +139,57 @@ def test_a_run_goes_on_in_the_middle_of_a_file(tmp_path, classified):
     assert done.code == 0
     assert [name for name in before if before[name] != after[name]] == [pieces[2].name]
     assert len(lines(run)) == 150
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "jsonl"])
+def test_standard_input_is_answered_line_by_line_as_the_file_is(tmp_path, classified, kind):
+    texts = [f"the red fox bites {n}" for n in range(120)]
+    lines_of = {"txt": texts, "csv": ["text", *texts], "jsonl": [json.dumps({"text": text}) for text in texts]}
+    path = tmp_path / f"posts.{kind}"
+    path.write_text("\n".join(lines_of[kind]) + "\n")
+    model = str(classified / "bundles" / "char_tfidf")
+    config = StreamConfig(chunk_bytes=1024)
+    answered = io.StringIO()
+    with path.open("rb") as source:
+        code = answer(PredictRequest((), model, config, device="cpu"), kind, source, answered)
+    found = [json.loads(line) for line in answered.getvalue().splitlines()]
+    predictor = load_predictor(model, "cpu")
+    wanted = predictor.run([Document(str(n), text) for n, text in enumerate(texts)])
+    assert code == 0
+    assert [(line["label"], line["confidence"]) for line in found] == [
+        (one.label, round(one.confidence, 6)) for one in wanted
+    ]
+    assert found[-1]["id"] == f"stdin, line {121 if kind == 'csv' else 120}"
+
+
+def test_a_filter_answers_before_its_input_ends_and_says_what_it_cannot_read(classified):
+    model = str(classified / "bundles" / "char_tfidf")
+    flags = ("-", "--format", "jsonl", "-o", "-", "--model", model, "--chunk-kib", "1", "--device", "cpu")
+    row = json.dumps({"text": "the red fox " * 20}) + "\n"
+    with subprocess.Popen(
+        command("nlp", "predict", *flags), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
+        running.stdin.write(row * 5)
+        running.stdin.flush()
+        first = [json.loads(running.stdout.readline()) for _ in range(5)]
+        rest, _ = running.communicate("{broken\n" + row)
+    last = [json.loads(line) for line in rest.splitlines()]
+    assert all("label" in line for line in first)
+    assert ["error" in line for line in last] == [True, False]
+    assert running.returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (("-", "-o", "out", "--format", "txt"), "PTD-811"),
+        (("x.txt", "-o", "-"), "PTD-811"),
+        (("-", "-o", "-"), "PTD-810"),
+    ],
+)
+def test_half_a_filter_is_one_sentence(classified, flags, code):
+    done = call("nlp", "predict", *flags, "--model", classified / "bundles" / "char_tfidf")
+    assert (done.code, done.sentence()[:7]) == (2, code)
 
 
 def test_words_of_a_text_stand_in_its_page_alone(tmp_path, classified):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +83,8 @@ def evaluate(
 @app.command()
 def predict(
     inputs: Annotated[
-        list[Path], typer.Argument(help="Folders or files of TXT, CSV, TSV, JSONL or CoNLL, or a case table.")
+        list[Path],
+        typer.Argument(help="Folders or files of TXT, CSV, TSV, JSONL or CoNLL, a case table, or - (standard input)."),
     ],
     out: options.Out,
     model: Model,
@@ -91,6 +93,9 @@ def predict(
     whole: Annotated[
         bool, typer.Option("--whole", help="Take a TXT file as one document, not each of its lines.")
     ] = False,
+    kind: Annotated[
+        str, typer.Option("--format", help="Of standard input: txt, csv, tsv, jsonl or conll; answered with -o -.")
+    ] = "",
     chunk_kib: Annotated[int, typer.Option(min=1, help="Kibibytes of a file that make one unit of work.")] = 1024,
     outputs: Annotated[str, typer.Option(help="What to write beside predictions.jsonl: page or nothing.")] = "page",
     device: options.Device = "auto",
@@ -108,11 +113,18 @@ def predict(
     json_lines: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Read every text below the inputs; one bad line or file never stops the rest."""
+    """Read every text below the inputs; one bad line or file never stops the rest.
+
+    As a filter: … | pentad nlp predict - --format jsonl -o - --model BUNDLE | …
+    """
     from pentad.core.batch import BatchOptions
-    from pentad.nlp.infer import PredictRequest, predict
+    from pentad.nlp.infer import PredictRequest, answer, check_filter, predict
     from pentad.nlp.streams import StreamConfig
 
+    stream = StreamConfig(text=text, quoting=quoting, whole=whole, chunk_bytes=chunk_kib * 1024)
+    request = PredictRequest(tuple(inputs), model, stream, outputs, device, offline, split)
+    if check_filter(inputs, out, kind):
+        raise typer.Exit(answer(request, kind, sys.stdin.buffer, sys.stdout))
     batch = BatchOptions(
         out=out,
         run=run,
@@ -126,8 +138,6 @@ def predict(
         quiet=quiet,
         json_lines=json_lines,
     )
-    stream = StreamConfig(text=text, quoting=quoting, whole=whole, chunk_bytes=chunk_kib * 1024)
-    request = PredictRequest(tuple(inputs), model, stream, outputs, device, offline, split)
     raise typer.Exit(predict(request, batch, only_say=dry_run))
 
 

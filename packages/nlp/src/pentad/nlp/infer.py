@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
 from pentad.core.cases import Case, Rejection, input_digest, read_cases
-from pentad.core.errors import CaseError, ModelError, UsageError
+from pentad.core.errors import CaseError, ModelError, NoInputError, UsageError
 from pentad.core.files import atomic, digest_json, write_text
 from pentad.core.run import code_version, provenance
 from pentad.nlp.documents import Document, from_case
 from pentad.nlp.predict import Prediction
 from pentad.nlp.predictors import Predictor, load_predictor
-from pentad.nlp.streams import StreamConfig, Unreadable, find_chunks, read_chunk
+from pentad.nlp.streams import STDIN, StreamConfig, Unreadable, find_chunks, read_chunk, read_stream
 
 REVIEW = "review.csv"
 _MOST_TO_REVIEW = 10_000
@@ -71,6 +71,52 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     return run_batch(cases, partial(_processor, request, config), options, identity, refused, _write_review)
 
 
+def check_filter(inputs: Sequence[Path], out: Path, kind: str) -> bool:
+    """Return whether standard input is to be answered on standard output.
+
+    Raises:
+        UsageError: One of both is, and the other is not.
+    """
+    streams = [path == Path("-") for path in inputs]
+    if not any(streams) and out != Path("-") and not kind:
+        return False
+    if streams != [True] or out != Path("-"):
+        problem = "standard input is read alone, with its format, and answered on standard output"
+        raise UsageError("PTD-811", problem, "say - as the only input, -o - and --format, or none of them")
+    return True
+
+
+def answer(request: PredictRequest, kind: str, source: BinaryIO, sink: TextIO) -> int:
+    """Answer a stream of documents, a line of JSON each as in predictions.jsonl, and return the exit code.
+
+    Nothing is planned, kept or resumed: what is read is answered as soon as a piece of ``chunk_bytes`` is whole.
+
+    Args:
+        request: Model and reading; its inputs and outputs have no meaning here.
+        kind: Format of the stream.
+        source: Of bytes.
+        sink: Of text.
+
+    Raises:
+        UsageError: The format is none.
+        NoInputError: The stream holds no document.
+        CaseError: A line or document is too long to go on.
+        ModelError: There is no such bundle.
+    """
+    predictor = load_predictor(request.model, request.device, offline=request.offline)
+    read = refused = 0
+    for documents in read_stream(source, kind, request.stream):
+        readable = [document for document in documents if isinstance(document, Document)]
+        found = dict(zip((document.id for document in readable), _predicted(predictor, readable), strict=True))
+        for document in documents:
+            sink.write(json.dumps(_line(document, found), ensure_ascii=False) + "\n")
+        sink.flush()
+        read, refused = read + len(documents), refused + len(documents) - len(readable)
+    if not read:
+        raise NoInputError("PTD-800", "there is no document in it", "give one a line", STDIN)
+    return 3 if refused else 0
+
+
 def _from_table(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
     """The documents of a prepared table in one case, so that what ships can be compared with what was scored."""
     documents = [from_case(case) for case in read_cases(request.inputs[0], request.split)]
@@ -104,9 +150,7 @@ def _read(predictor: Predictor, request: PredictRequest, config: str, case: Case
         if first is None:
             raise CaseError("PTD-800", "there is no document in it", "leave it out", case.id)
         raise CaseError(first.code, first.reason.rstrip(".").rpartition("; ")[0], "correct the file", first.id)
-    predictions: list[Prediction] = []
-    for start in range(0, len(readable), _AT_A_TIME):
-        predictions += [_light(one) for one in predictor.run(readable[start : start + _AT_A_TIME])]
+    predictions = _predicted(predictor, readable)
     pairs = list(zip(readable, predictions, strict=True))
     found = {document.id: one for document, one in pairs}
     with atomic(folder / "predictions.jsonl") as temporary, temporary.open("w", encoding="utf-8") as stream:
@@ -130,6 +174,13 @@ def _documents(case: Case, request: PredictRequest) -> list[Document | Unreadabl
             found.append(Document(str(item["id"]), str(item["text"]), words))
         return found
     return read_chunk(case, request.stream)
+
+
+def _predicted(predictor: Predictor, documents: Sequence[Document]) -> list[Prediction]:
+    found: list[Prediction] = []
+    for start in range(0, len(documents), _AT_A_TIME):
+        found += [_light(one) for one in predictor.run(documents[start : start + _AT_A_TIME])]
+    return found
 
 
 def _light(one: Prediction) -> Prediction:

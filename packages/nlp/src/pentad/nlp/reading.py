@@ -6,6 +6,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from pentad.core.errors import CaseError
 
@@ -100,13 +101,22 @@ def bounded_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as stream:
             stream.seek(start)
-            position = start
-            while line := stream.readline(MAX_LINE_BYTES):
-                if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
-                    problem = f"the line at byte {position} is longer than {MAX_LINE_BYTES} bytes"
-                    raise CaseError("PTD-768", problem, "break it into documents, a line each", path.name)
-                yield position, line
-                position += len(line)
+            yield from stream_lines(stream, path.name, start)
     except OSError as error:
         problem = f"the file cannot be read ({error.strerror})"
         raise CaseError("PTD-767", problem, "check it and its rights", path.name) from None
+
+
+def stream_lines(stream: BinaryIO, name: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield the offset and bytes of each line of an open stream, the first of which is at ``start``.
+
+    Raises:
+        CaseError: A line is longer than `MAX_LINE_BYTES`.
+    """
+    position = start
+    while line := stream.readline(MAX_LINE_BYTES):
+        if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
+            problem = f"the line at byte {position} is longer than {MAX_LINE_BYTES} bytes"
+            raise CaseError("PTD-768", problem, "break it into documents, a line each", name)
+        yield position, line
+        position += len(line)

@@ -12,17 +12,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pentad.core.cases import Case, Rejection
-from pentad.core.errors import CaseError, UsageError
+from pentad.core.errors import CaseError, UsageError, nearest
 from pentad.nlp.conll import TagReading, blocks, to_document
 from pentad.nlp.documents import Document
-from pentad.nlp.reading import bounded_lines, check_mark, decode, find_files, kind_of
+from pentad.nlp.reading import bounded_lines, check_mark, decode, find_files, kind_of, stream_lines
 from pentad.nlp.tables import column, csv_rows, json_row
 from pentad.nlp.text import check_length
 
 KINDS = ("txt", "csv", "tsv", "jsonl", "conll")
+STDIN = "stdin"
+"""What documents of standard input are named after."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,13 @@ def _chunks(path: Path, prefix: str, config: StreamConfig) -> list[Case]:
         raise CaseError("PTD-799", problem, f"give {', '.join(KINDS)}, unpacked", path.name)
     check_mark(path)
     header = _header(path) if kind in ("csv", "tsv") else b""
+    lines = bounded_lines(path, len(header))
+    target = {"path": str(path.resolve()), "kind": kind, "header": decode(header, path.name)}
     found: list[Case] = []
-    for number, piece in enumerate(_pieces(path, kind, config, len(header)), 1):
-        target = {"path": str(path.resolve()), "kind": kind, "header": decode(header, path.name), **piece}
-        found.append(Case(id=f"{prefix}-{number:06d}", target=target))
+    for number, piece in enumerate(_pieces(lines, kind, config, 2 if header else 1, path.name), 1):
+        place = {"start": piece.start, "size": len(piece.content), "line": piece.line}
+        digest = hashlib.sha256(piece.content).hexdigest()
+        found.append(Case(id=f"{prefix}-{number:06d}", target={**target, **place, "sha256": digest}))
     if not found:
         raise CaseError("PTD-800", "there is no document in it", "leave it out", path.name)
     return found
@@ -95,27 +100,63 @@ def _header(path: Path) -> bytes:
     return next(bounded_lines(path), (0, b""))[1]
 
 
-def _pieces(path: Path, kind: str, config: StreamConfig, start: int) -> Iterator[dict[str, Any]]:
-    """Place, first line and digest of each piece; a piece ends where a document does."""
-    begin, line, first_line = start, 1 if start else 0, 2 if start else 1
-    digest, size, open_quote, filled = hashlib.sha256(), 0, False, False
-    for position, content in bounded_lines(path, start):
-        line += 1
-        digest.update(content)
-        size = position + len(content) - begin
-        filled = filled or bool(content.strip())
+@dataclass(frozen=True)
+class _Piece:
+    """Whole documents that follow each other in a file: offset, number of the first line, and bytes."""
+
+    start: int
+    line: int
+    content: bytes
+
+
+def _pieces(
+    lines: Iterator[tuple[int, bytes]], kind: str, config: StreamConfig, first_line: int, name: str
+) -> Iterator[_Piece]:
+    """Yield pieces of at least ``chunk_bytes``, each up to the end of a document; white space alone is none."""
+    held: list[bytes] = []
+    begin, size, open_quote = -1, 0, False
+    for number, (position, content) in enumerate(lines, first_line):
+        begin = position if not held else begin
+        held.append(content)
+        size += len(content)
         if kind in ("csv", "tsv") and config.quoting:
             open_quote ^= content.count(b'"') % 2 == 1
         ends = not open_quote and (kind != "conll" or not content.strip())
         if size >= config.chunk_bytes and ends and not (kind == "txt" and config.whole):
-            if filled:
-                yield {"start": begin, "size": size, "line": first_line, "sha256": digest.hexdigest()}
-            begin, first_line, digest, size, filled = begin + size, line + 1, hashlib.sha256(), 0, False
+            yield from _piece(begin, number + 1 - len(held), held)
+            held, size = [], 0
         if size > 64 * max(config.chunk_bytes, 1 << 20):
-            problem = f"no document ends within {size} bytes from line {first_line} on"
-            raise CaseError("PTD-801", problem, "look for a quote without its pair, or say --no-quoting", path.name)
-    if filled:
-        yield {"start": begin, "size": size, "line": first_line, "sha256": digest.hexdigest()}
+            problem = f"no document ends within {size} bytes from line {number + 1 - len(held)} on"
+            raise CaseError("PTD-801", problem, "look for a quote without its pair, or say --no-quoting", name)
+    if held:
+        yield from _piece(begin, number + 1 - len(held), held)
+
+
+def _piece(start: int, line: int, held: Sequence[bytes]) -> Iterator[_Piece]:
+    content = b"".join(held)
+    if content.strip():
+        yield _Piece(start, line, content)
+
+
+def read_stream(stream: BinaryIO, kind: str, config: StreamConfig) -> Iterator[list[Document | Unreadable]]:
+    """Yield the documents of an open stream, a piece at a time as soon as it is whole, in constant memory.
+
+    Args:
+        stream: Of bytes, standard input for instance; read once, from where it stands.
+        kind: One of `KINDS`.
+        config: How to read it.
+
+    Raises:
+        UsageError: The kind is none.
+        CaseError: A line or document is too long, or a piece is not UTF-8 as a whole.
+    """
+    if kind not in KINDS:
+        problem = f"'{kind}' is no format{nearest(kind, KINDS)}"
+        raise UsageError("PTD-810", problem, f"give one of {', '.join(KINDS)} to --format")
+    lines, name = stream_lines(stream, STDIN), STDIN
+    header = next(lines, (0, b""))[1] if kind in ("csv", "tsv") else b""
+    for piece in _pieces(lines, kind, config, 2 if header else 1, name):
+        yield _parse(piece.content, kind, name, piece.line, decode(header, name), config)
 
 
 def read_chunk(case: Case, config: StreamConfig) -> list[Document | Unreadable]:
@@ -135,15 +176,20 @@ def read_chunk(case: Case, config: StreamConfig) -> list[Document | Unreadable]:
         raise CaseError("PTD-767", problem, "check it and its rights", path.name) from None
     if hashlib.sha256(content).hexdigest() != held["sha256"]:
         raise CaseError("PTD-802", "the file changed while it was read", "resume the run", path.name)
-    first_line, kind = int(held["line"]), str(held["kind"])
+    return _parse(content, str(held["kind"]), path.name, int(held["line"]), str(held["header"]), config)
+
+
+def _parse(
+    content: bytes, kind: str, name: str, first_line: int, header: str, config: StreamConfig
+) -> list[Document | Unreadable]:
     if kind in ("txt", "jsonl"):
-        return _by_line(content, kind, path.name, first_line, config)
-    text = decode(content, f"{path.name}, from line {first_line} on")
+        return _by_line(content, kind, name, first_line, config)
+    text = decode(content, f"{name}, from line {first_line} on")
     if kind == "conll":
-        return _sentences(text, path.name, first_line)
+        return _sentences(text, name, first_line)
     delimiter = "\t" if kind == "tsv" else ","
-    names = _names(str(held["header"]), delimiter, config)
-    rows = csv_rows(text, path.name, delimiter, quoting=config.quoting, header=names, first_line=first_line)
+    names = _names(header, delimiter, config)
+    rows = csv_rows(text, name, delimiter, quoting=config.quoting, header=names, first_line=first_line)
     return [_document(where, row, config) for where, row in rows]
 
 
