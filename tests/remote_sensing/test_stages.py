@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 import yaml
 from remote_sensing.rasters import picture, write_raster
@@ -15,6 +16,7 @@ from pentad.core.bundle import load_bundle
 from pentad.core.cases import Case, read_cases
 from pentad.core.config import from_mapping
 from pentad.core.errors import CaseError, ModelError, UsageError
+from pentad.core.evaluation import Row
 from pentad.remote_sensing.dataset import PatchConfig, Patches, Scaling, measure
 from pentad.remote_sensing.differencing import otsu
 from pentad.remote_sensing.evaluate import count, evaluate, scores
@@ -24,6 +26,7 @@ from pentad.remote_sensing.models.fc_siam import FCSiamConfig, FCSiamDiff
 from pentad.remote_sensing.predict import Predictor, Settings, TileConfig, change_strips, load_predictor
 from pentad.remote_sensing.raster import Pair, PairConfig, open_pair
 from pentad.remote_sensing.report import report
+from pentad.remote_sensing.shipped import compare_shipped
 from pentad.remote_sensing.strips import Strip
 from pentad.remote_sensing.tasks import TASKS
 from pentad.remote_sensing.train import TrainRequest, build, train
@@ -249,6 +252,17 @@ def test_the_report_puts_models_side_by_side_with_paired_differences(prepared):
     assert metrics["data"] == "real"
     assert metrics["paired_difference"]["one - two"]["f1"]["value"] == 0
     assert metrics["models"]["one"]["f1_pooled"]["value"] > 0.9
+
+
+def test_delivered_maps_that_score_otherwise_are_told(prepared):
+    table = prepared / "prepared" / "cases.jsonl"
+    case, other = read_cases(table, "test")
+    label = rasterio.open(case.files["label"]).read(1)
+    write_raster(prepared / "run" / "cases" / case.id / "change.tif", label[None], nodata=255)
+    for f1, differing in ((1.0, 0), (0.9, 1)):
+        rows = [Row(case.id, metrics={"f1": f1}), Row(other.id, metrics={"f1": 0.5})]
+        found = compare_shipped(table, rows, TASKS["bcd"], prepared / "run")
+        assert found == {"cases": 1, "differing_cases": differing}
 
 
 def test_a_report_without_an_evaluation_is_refused(prepared):

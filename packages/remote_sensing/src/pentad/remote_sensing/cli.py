@@ -134,8 +134,9 @@ def report(
         list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
     ],
     out: options.Out,
+    predictions: Annotated[Path | None, typer.Option(help="Run folder of predict, to check what shipped.")] = None,
 ) -> None:
     """Put models side by side with paired differences, and write the page."""
     from pentad.remote_sensing.report import report
 
-    typer.echo(report(table, evaluations, out))
+    typer.echo(report(table, evaluations, out, predictions))

@@ -13,9 +13,10 @@ from typing import Any
 from pentad.core.errors import UsageError
 from pentad.core.evaluation import Row, compare, from_entry, read_rows
 from pentad.core.files import write_json, write_text
-from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, draw_intervals, write_page
+from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
 from pentad.core.statement import read_statement
+from pentad.remote_sensing.shipped import compare_shipped
 from pentad.remote_sensing.statement import Statement
 from pentad.remote_sensing.tasks import Task, task_named
 
@@ -54,13 +55,14 @@ class Evaluation:
         return cls(folder.name, rows, metrics)
 
 
-def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
+def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Path | None = None) -> str:
     """Write ``metrics.json``, ``report/index.html`` and ``report/per_case.csv`` below ``out``; return one line.
 
     Args:
         table: The case table; beside it stands what the data are.
         evaluations: Folders of the stage evaluate; the first is the model of interest.
         out: The pipeline's folder.
+        predictions: Folder of a run of predict, whose maps are compared with what was scored.
     """
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
@@ -85,9 +87,17 @@ def report(table: Path, evaluations: Sequence[Path], out: Path) -> str:
             "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
         },
     }
+    if predictions:
+        metrics["shipped"] = compare_shipped(table, first.rows, first.task, predictions)
     write_json(out / "metrics.json", metrics)
     write_text(out / "report" / "per_case.csv", _per_case(found))
     blocks = _blocks(found, paired, synthetic=about.synthetic)
+    if shipped := metrics.get("shipped"):
+        words = (
+            f"Batch inference delivered {shipped['cases']} of the scored scenes; {shipped['differing_cases']} of its "
+            "masks differ from what was scored."
+        )
+        blocks.append(Text("Delivered maps", [words]))
     page = out / "report" / "index.html"
     write_page(page, about.name, blocks, metrics["provenance"], subtitle=_SUBTITLES[first.task.name])
     return f"{len(found)} models on {first.metrics['cases']['scored']} scenes; see {page}"

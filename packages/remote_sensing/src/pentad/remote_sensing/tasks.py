@@ -42,6 +42,7 @@ class Task:
         models: Networks for it.
         headline: Metrics that stand in the table of results.
         metrics: All metrics.
+        located: The metric that is F1 of the mask.
         loss: Heads and labels (batch, roles, height, width) to a scalar.
         count: Predicted mask and classes (layers, pixels), and labels (roles, pixels) without unknown ones, to counts
             that may be added up over scenes.
@@ -59,6 +60,7 @@ class Task:
     models: tuple[str, ...]
     headline: tuple[str, ...]
     metrics: tuple[str, ...]
+    located: str
     loss: Callable[[tuple[Tensor, ...], Tensor], Tensor]
     count: Callable[[NDArray[np.bool_], Labels, Labels], Counts]
     score: Callable[[Counts], Mapping[str, float]]
@@ -160,6 +162,7 @@ TASKS: dict[str, Task] = {
             models=("mamba_bcd", "fc_siam_diff", "fc_siam_conc"),
             headline=("f1", "iou"),
             metrics=("f1", "iou", "precision", "recall", "oa", "kappa"),
+            located="f1",
             loss=_learn_change,
             count=_count_change,
             score=_score_change,
@@ -176,6 +179,7 @@ TASKS: dict[str, Task] = {
             models=("mamba_scd", "fc_siam_conc"),
             headline=("sek", "fscd", "miou"),
             metrics=("sek", "fscd", "miou", "f1", "iou"),
+            located="f1",
             loss=_learn_covers,
             count=_count_covers,
             score=_score_covers,
@@ -192,6 +196,7 @@ TASKS: dict[str, Task] = {
             models=("mamba_bda", "fc_siam_conc"),
             headline=("f1_loc", "f1_clf", "f1_overall"),
             metrics=("f1_loc", "f1_clf", "f1_overall", *(f"f1_{grade}" for grade in GRADES)),
+            located="f1_loc",
             loss=_learn_damage,
             count=_count_damage,
             score=_score_damage,
