@@ -7,6 +7,7 @@ import pytest
 import torch
 from remote_sensing.rasters import picture, write_raster
 
+from pentad.core.errors import CaseError
 from pentad.remote_sensing.dataset import Scaling
 from pentad.remote_sensing.differencing import difference_strips
 from pentad.remote_sensing.legend import legends
@@ -74,6 +75,12 @@ def test_a_kept_strip_that_is_damaged_is_found_again(tmp_path):
     sorted(place.glob("*.npz"))[1].write_bytes(b"PK")
     expected = Scene(tmp_path).maps(tmp_path / "whole", tmp_path / "partial" / "b")
     assert Scene(tmp_path).maps(tmp_path / "again", place) == expected
+
+
+def test_a_pair_that_cannot_be_used_leaves_nothing_behind(tmp_path):
+    with pytest.raises(CaseError), kept(tmp_path / "partial" / "a"):
+        raise CaseError("PTD-852", "nothing valid", "check the files")
+    assert not (tmp_path / "partial").exists()
 
 
 def test_two_runs_on_one_pair_do_not_share_strips(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pentad.core.errors import CaseError
 from pentad.core.files import atomic
 from pentad.remote_sensing.maps import Drawn
 from pentad.remote_sensing.predict import Strips
@@ -29,7 +30,9 @@ _LOCK = ".lock"
 
 @contextlib.contextmanager
 def kept(folder: Path) -> Iterator[Path | None]:
-    """Lend a folder for a pair's strips, or none where another run works on the same pair; it goes when all went well.
+    """Lend a folder for a pair's strips, or none where another run works on the same pair.
+
+    It goes when all went well, and when the pair itself cannot be used; what was interrupted stays.
 
     Args:
         folder: Below the output; made if missing.
@@ -41,8 +44,16 @@ def kept(folder: Path) -> Iterator[Path | None]:
         except OSError:
             yield None
             return
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        except CaseError:
+            _remove(folder)
+            raise
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # the last of them takes their parent along
         folder.parent.rmdir()
 
