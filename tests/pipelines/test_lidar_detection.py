@@ -76,13 +76,14 @@ def test_the_literal_target_runs_the_whole_pipeline_and_a_second_time_nothing(ch
     assert "Running stage" not in dvc(checkout, "repro", TARGET)
 
 
-def test_every_network_of_the_params_can_be_built():
+@pytest.mark.parametrize("name", ["params.yaml", "params.kitti.yaml"])
+def test_every_network_of_the_params_can_be_built(name):
     from pentad.core.config import load_params, read_params
     from pentad.point_clouds.grid import GridConfig
     from pentad.point_clouds.train import build, read_settings
 
-    params = ROOT / TARGET / "params.yaml"
+    params = ROOT / TARGET / name
     grid, classes = load_params(params, "grid", GridConfig), read_settings(params).classes
     for model in ("flatformer", "point_pillars"):
-        network = build(model, read_params(params)["networks"][model], grid, len(classes), "params.yaml")
+        network = build(model, read_params(params)["networks"][model], grid, len(classes), name)
         assert 100_000 < sum(parameter.numel() for parameter in network.parameters()) < 1_000_000

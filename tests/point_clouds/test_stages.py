@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from pentad.core.errors import UsageError
 from pentad.core.evaluation import read_rows
 from pentad.point_clouds.evaluate import EvaluateConfig, score_frame, summarise
 from pentad.point_clouds.frames import PointConfig, frame_of, load_points, make_objects, read_frame, to_objects
-from pentad.point_clouds.infer import PredictRequest, _cases
+from pentad.point_clouds.infer import PredictRequest, _cases, _processor
 from pentad.point_clouds.labels import read_kitti
 from pentad.point_clouds.outputs import write_cloud
 from pentad.point_clouds.points import read
@@ -175,6 +177,18 @@ def test_several_sweeps_are_merged_by_their_poses(streets):
     raw = read(frame.path(2)).xyz
     still = np.linalg.norm(raw[raw[:, 2] > 1][:, None] - tall_now[None], axis=2).min(axis=1)
     assert np.median(gaps) < 0.8 * np.median(still)
+
+
+def test_memory_follows_the_largest_sweep_and_not_their_number(tmp_path, streets, bundle):
+    process = _processor(PredictRequest((streets,), str(bundle)), "config")
+    cases, _ = _cases(PredictRequest((streets,), str(bundle)))
+    sizes = []
+    for number in range(24):
+        case = cases[number % len(cases)]
+        (tmp_path / str(number)).mkdir()
+        process(case, tmp_path / str(number))
+        sizes.append(int(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) / 1024)
+    assert sizes[-1] - sizes[5] < 30  # MB: twice what one sweep leaves in points, maps and a page
 
 
 @pytest.mark.slow
