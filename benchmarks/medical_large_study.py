@@ -3,7 +3,7 @@
 A synthetic abdomen is enlarged to that size, written as DICOM or NIfTI, and predicted by the whole command with a
 bundle of yours, in its own processes. The bundle's windows are widened to whole slices, which changes no volume that is
 held and lets the measurement end in minutes. Prints a line and, unless --quick is given, writes
-benchmarks/medical_large_study.json.
+benchmarks/medical_large_study.json and .md.
 
     python benchmarks/medical_large_study.py --model pipelines/liver_seg/bundles/dynunet [--format nifti] [--quick]
 """
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,6 +101,15 @@ def main() -> None:
     print(f"{slices} x {size} x {size} {given.format}: {done.seconds:.0f} s, peak {done.peak_mb:.0f} MB of {LIMIT_MB}")
     if not given.quick:
         Path(__file__).with_suffix(".json").write_text(json.dumps(row, indent=1) + "\n")
+        Path(__file__).with_suffix(".md").write_text(table(row))
+
+
+def table(row: dict[str, Any]) -> str:
+    """Return the measurement as Markdown."""
+    voxels = f"{row['slices']} x {row['size']} x {row['size']}"
+    head = "| study | voxels | seconds | peak, MB | limit, MB | written |\n|---|---|---|---|---|---|\n"
+    cells = (row["format"], voxels, f"{row['seconds']:.0f}", row["peak_mb"], LIMIT_MB, ", ".join(row["written"]))
+    return f"{head}| {' | '.join(map(str, cells))} |\n"
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ nnU-Net is no dependency of ours: install it beside, without its copy of torch, 
 
     pip install --target PEERS --no-deps nnunetv2 acvl-utils batchgenerators batchgeneratorsv2 \
         dynamic-network-architectures blosc2 ndindex msgpack numexpr httpx pandas scikit-image lazy-loader tifffile
-    python benchmarks/medical_predict.py SCAN... --peers PEERS [--bundle BUNDLE] [--configurations 2d 3d]
+    python benchmarks/medical_predict.py SCAN... --peers PEERS [--bundle BUNDLE] [--configurations 2d 3d 3d-wide]
 
 A scan is a NIfTI file or a folder with one DICOM series. Without --bundle the 2-D network has random weights too.
-Prints tables and writes benchmarks/medical_predict.json.
+Prints tables and writes benchmarks/medical_predict.json and .md.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ CT = Normalisation("ct", intensity=Intensity(60.0, 65.0, 60.0, -1000.0, 1000.0, 
 NETWORKS: dict[str, tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...]]] = {
     "2d": ((96, 96), (1.7578125, 1.7578125), (12, 24, 48, 96, 128)),
     "3d": ((32, 96, 96), (3.0, 1.7578125, 1.7578125), (8, 16, 32, 64)),
+    # As wide as nnU-Net plans them: convolutions that oneDNN does well whoever calls it.
+    "3d-wide": ((32, 96, 96), (3.0, 1.7578125, 1.7578125), (32, 64, 128, 256, 320)),
 }
 STUDIES = ("pentad", "nnunet parallel", "nnunet sequential")
 WINDOWS = ("pentad", "nnunet")
@@ -251,15 +253,38 @@ def gather(scans: Sequence[str], folder: Path) -> Path:
     return folder
 
 
-def table(title: str, rows: Sequence[dict[str, Any]], memory: str) -> None:
-    """Print one comparison."""
-    print(f"\n{title}\n\n| variant | s | times pentad's | {memory} | pentad's share | labels equal |")
-    print("|---|---|---|---|---|---|")
+def table(title: str, rows: Sequence[dict[str, Any]], memory: str) -> str:
+    """Return one comparison as Markdown."""
+    unit = "peak, MB" if memory == "peak_mb" else "peak beyond the model, MB"
+    lines = [f"{title}\n", f"| | seconds | times pentad's | {unit} | pentad's share | labels equal |", "|---" * 6 + "|"]
     ours = rows[0]
     for row in rows:
         times, share = row["seconds"] / ours["seconds"], ours[memory] / row[memory]
-        equal = row.get("labels_equal", "")
-        print(f"| {row['variant']} | {row['seconds']:.1f} | {times:.2f} | {row[memory]:.0f} | {share:.2f} | {equal} |")
+        equal = f"{row['labels_equal']:.4%}" if "labels_equal" in row else ""
+        name = row["variant"].replace("nnunet", "nnU-Net")
+        lines.append(f"| {name} | {row['seconds']:.1f} | {times:.2f} | {row[memory]:.0f} | {share:.2f} | {equal} |")
+    return "\n".join(lines) + "\n"
+
+
+def written(result: dict[str, Any]) -> str:
+    """Return all tables of a result."""
+    parts = []
+    for configuration, found in result.items():
+        sizes = ", ".join(" x ".join(map(str, shape)) for shape in found["scans"].values())
+        where = f"{found['threads']} cores, {found['processor']}, torch {found['torch']}"
+        if "studies" in found:
+            title = f"**{configuration}, files to files**: {sizes} voxels, {where}"
+            parts.append(table(title, found["studies"], "peak_mb"))
+        if "windows" in found:
+            title = f"**{configuration}, preprocessed array to logits**: the first of these, {where}"
+            parts.append(table(title, found["windows"], "extra_mb"))
+    return "\n".join(parts)
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    return found.group(1).strip() if found else "unknown processor"
 
 
 def main() -> None:
@@ -269,6 +294,7 @@ def main() -> None:
     parser.add_argument("--peers", default="", help="folder with nnunetv2 and what it needs")
     parser.add_argument("--bundle", default="", help="2-D bundle whose weights and settings are taken")
     parser.add_argument("--configurations", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--parts", nargs="+", default=["studies", "windows"], choices=("studies", "windows"))
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--inner", nargs=4, help=argparse.SUPPRESS)
@@ -290,14 +316,17 @@ def main() -> None:
                 "scans": sizes,
                 "network": str(NETWORKS[configuration]),
                 "threads": torch.get_num_threads(),
+                "processor": processor(),
                 "torch": torch.__version__,
-                "studies": studies(bundle, scans, folder, given.peers, given.repeats),
-                "windows": windows(bundle, first, folder, given.peers, given.repeats),
             }
-            table(f"{configuration}, files to files, {len(sizes)} studies", found["studies"], "peak_mb")
-            table(f"{configuration}, preprocessed array to logits", found["windows"], "extra_mb")
+            if "studies" in given.parts:
+                found["studies"] = studies(bundle, scans, folder, given.peers, given.repeats)
+            if "windows" in given.parts:
+                found["windows"] = windows(bundle, first, folder, given.peers, given.repeats)
             result[configuration] = found
             given.out.write_text(json.dumps(result, indent=1) + "\n")
+            given.out.with_suffix(".md").write_text(written(result))
+            print(written({configuration: found}))
 
 
 if __name__ == "__main__":

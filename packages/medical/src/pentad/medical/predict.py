@@ -132,7 +132,8 @@ def predict_volume(
         settings: What the model was trained with.
         volume: The scan, in the unit of the training scans (HU for CT).
         device: Where the model runs; it is moved there.
-        batch_size: Windows a forward pass; a 2-D model takes 8 times as many slices.
+        batch_size: Windows a forward pass; a 2-D model takes up to 8 slices for each, and mirrored copies come on top
+            where all are small.
         keep_raw: Also return the classes before post-processing, a second label map.
 
     Raises:
