@@ -164,7 +164,7 @@ def predict_windows(variant: str, scan: Path, out: Path, bundle: Path) -> None:
     image, _, _ = preprocess(upright.array, upright.spacing, settings.preprocessing)
     data, predictor = torch.from_numpy(image), peer(bundle) if variant == "nnunet" else None
     Path("/proc/self/clear_refs").write_text("5")  # lowers the peak to the present size
-    before, began = resident("RssAnon"), time.perf_counter()
+    before, began, spent = resident("RssAnon"), time.perf_counter(), time.process_time()
     if predictor:
         logits = predictor.predict_logits_from_preprocessed_data(data[None]).float().numpy()
     else:
@@ -174,10 +174,11 @@ def predict_windows(variant: str, scan: Path, out: Path, bundle: Path) -> None:
         for slab in predict_logits(found.model, settings, data):
             logits[:, first : first + slab.shape[1]] = slab
             first += slab.shape[1]
-    seconds, peak = time.perf_counter() - began, resident("VmHWM") - resident("RssFile") - before
+    seconds, used = time.perf_counter() - began, time.process_time() - spent
+    peak = resident("VmHWM") - resident("RssFile") - before
     if predictor:
         np.save(out, logits)
-    print(json.dumps({"seconds": seconds, "extra_mb": peak}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": used, "extra_mb": peak}))
 
 
 def resident(field: str) -> float:
@@ -201,7 +202,8 @@ def studies(bundle: Path, scans: Path, folder: Path, peers: str, repeats: int) -
             if done.code:
                 raise SystemExit(f"{name} failed\n{done.output}")
             if done.seconds < rows[name]["seconds"]:
-                rows[name] |= {"seconds": round(done.seconds, 2), "peak_mb": round(done.peak_mb), "out": str(out)}
+                rows[name] |= {"seconds": round(done.seconds, 2), "cpu_seconds": round(done.cpu_seconds, 2)}
+                rows[name] |= {"peak_mb": round(done.peak_mb), "out": str(out)}
     ours = labels_of(Path(rows["pentad"].pop("out")))
     for name in STUDIES[1:]:
         theirs = labels_of(Path(rows[name].pop("out")))
@@ -256,13 +258,17 @@ def gather(scans: Sequence[str], folder: Path) -> Path:
 def table(title: str, rows: Sequence[dict[str, Any]], memory: str) -> str:
     """Return one comparison as Markdown."""
     unit = "peak, MB" if memory == "peak_mb" else "peak beyond the model, MB"
-    lines = [f"{title}\n", f"| | seconds | times pentad's | {unit} | pentad's share | labels equal |", "|---" * 6 + "|"]
-    ours = rows[0]
+    head = (
+        f"| | seconds | times pentad's | processor seconds | times pentad's | {unit} | pentad's share | labels equal |"
+    )
+    lines, ours = [f"{title}\n", head, "|---" * 8 + "|"], rows[0]
     for row in rows:
-        times, share = row["seconds"] / ours["seconds"], ours[memory] / row[memory]
-        equal = f"{row['labels_equal']:.4%}" if "labels_equal" in row else ""
-        name = row["variant"].replace("nnunet", "nnU-Net")
-        lines.append(f"| {name} | {row['seconds']:.1f} | {times:.2f} | {row[memory]:.0f} | {share:.2f} | {equal} |")
+        cells = [row["variant"].replace("nnunet", "nnU-Net")]
+        for name in ("seconds", "cpu_seconds"):
+            cells += [f"{row[name]:.1f}", f"{row[name] / ours[name]:.2f}"]
+        cells += [f"{row[memory]:.0f}", f"{ours[memory] / row[memory]:.2f}"]
+        cells.append(f"{row['labels_equal']:.4%}" if "labels_equal" in row else "")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -271,7 +277,7 @@ def written(result: dict[str, Any]) -> str:
     parts = []
     for configuration, found in result.items():
         sizes = ", ".join(" x ".join(map(str, shape)) for shape in found["scans"].values())
-        where = f"{found['threads']} cores, {found['processor']}, torch {found['torch']}"
+        where = f"threads: {found['threads']}, {found['processor']}, torch {found['torch']}"
         if "studies" in found:
             title = f"**{configuration}, files to files**: {sizes} voxels, {where}"
             parts.append(table(title, found["studies"], "peak_mb"))

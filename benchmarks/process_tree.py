@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import tempfile
 import time
@@ -24,17 +25,20 @@ class Measured:
             bytes; libraries that they share count once.
         code: Exit code.
         output: Standard output and error.
+        cpu_seconds: Processor time of it and of all children that were waited for: with one thread, what the wall
+            clock would say on a quiet machine.
     """
 
     seconds: float
     peak_mb: float
     code: int
     output: str
+    cpu_seconds: float = 0.0
 
 
 def run(call: Sequence[str], *, environment: Mapping[str, str] | None = None, timeout: float = 3600) -> Measured:
     """Run ``call`` to its end, or kill it at ``timeout`` seconds, and return what it took."""
-    began, peak = time.perf_counter(), 0.0
+    began, spent, peak = time.perf_counter(), _children_seconds(), 0.0
     with tempfile.TemporaryFile("w+") as output:
         # A file, not a pipe: nobody reads while we measure, and a full pipe would stop the command.
         process = subprocess.Popen(
@@ -47,7 +51,12 @@ def run(call: Sequence[str], *, environment: Mapping[str, str] | None = None, ti
             time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - began
         output.seek(0)
-        return Measured(seconds, peak, process.returncode, output.read())
+        return Measured(seconds, peak, process.returncode, output.read(), _children_seconds() - spent)
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _tree(root: int) -> list[int]:

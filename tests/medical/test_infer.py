@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -139,6 +140,18 @@ def test_a_dry_run_refuses_a_bundle_whose_settings_are_of_another_version(traine
     with pytest.raises(ModelError, match=r"PTD-389 .*sharpness"):
         check_predictor(str(tmp_path / "other"))
     check_predictor(str(trained / "bundle"))
+
+
+def test_the_process_that_hands_out_cases_loads_no_torch(trained):
+    code = f"""
+import sys
+from pathlib import Path
+from pentad.medical import infer
+digest = infer._model_digest({str(trained / "bundle")!r})
+assert digest == {json.loads((trained / "bundle" / "bundle.json").read_text())["digest"]!r}
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.slow

@@ -15,14 +15,14 @@ from pentad.core.files import digest_files, write_json
 from pentad.core.run import code_version
 from pentad.medical.findings import Finding, count_lesions, find
 from pentad.medical.ingest import Scan
-from pentad.medical.predict import Prediction
 from pentad.medical.predictors import Predictor
 from pentad.medical.qc import Quality, Reference, check, short_texts
 from pentad.medical.training_range import volumes_ml
 from pentad.medical.volumes import Volume, canonical, restore, write_nifti
 
-if TYPE_CHECKING:  # page and DICOM objects load heavy libraries, which a run without them does not need
+if TYPE_CHECKING:  # heavy libraries, which neither a run without them nor the process that hands out cases needs
     from pentad.medical.page import ShownCase
+    from pentad.medical.predict import Prediction
     from pentad.medical.seg import Algorithm
 
 USE = "research use only, not a medical device"
