@@ -109,7 +109,7 @@ def sort_key(
     major_side, minor_side = (m, n) if order.startswith("x") else (n, m)
     row, column = major // major_side, minor // minor_side
     turn = _sign(row)
-    i, j = minor % minor_side, major % major_side
+    i, j = minor - column * minor_side, major - row * major_side
     key = (across * row + turn * column) * 4 * n * m + turn * (2 * major_side * i + _sign(i) * j)
     if sample_offset is None:
         sample_offset = 2 * (windows_x + 1) * (windows_y + 1) * 4 * n * m
@@ -117,7 +117,7 @@ def sort_key(
 
 
 def _sign(number: Tensor) -> Tensor:
-    return 1 - 2 * (number % 2)
+    return 1 - 2 * (number & 1)
 
 
 class Grouping(NamedTuple):
