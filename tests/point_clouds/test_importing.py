@@ -50,3 +50,35 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     result = call("point-clouds", "models", "import", tmp_path / "other.pth", "-o", tmp_path / "b")
     assert result.code == 5
     assert not (tmp_path / "b").exists()
+
+
+def changed(checkpoint, target, change):
+    content = torch.load(checkpoint, weights_only=True)
+    change(content["state_dict"])
+    torch.save(content, target)
+    return target
+
+
+def test_a_diverged_training_is_refused(tmp_path, checkpoint):
+    file = changed(checkpoint, tmp_path / "e.pth", lambda state: state["neck.deblocks.0.0.weight"].mul_(float("nan")))
+    result = call("point-clouds", "models", "import", file, "-o", tmp_path / "b")
+    assert result.code == 5
+    assert "PTD-887" in result.err
+    assert "neck.deblocks.0.0.weight" in result.err
+
+
+def test_windows_groups_and_suppression_are_told_by_params(tmp_path, checkpoint):
+    encoder = "networks: {flatformer: {encoder: {window: [5, 7], group: 16, heads: 4}}}\n"
+    (tmp_path / "params.yaml").write_text(GRID + encoder)
+
+    def two_classes(state):
+        for name in [name for name in state if ".heatmap.1." in name]:
+            state[name] = state[name][:2]
+
+    file = changed(checkpoint, tmp_path / "e.pth", two_classes)
+    words = ["-o", tmp_path / "b", "--params", tmp_path / "params.yaml", "--classes", "car,cyclist"]
+    result = call("point-clouds", "models", "import", file, *words)
+    assert result.code == 0, result.err
+    config = json.loads((tmp_path / "b" / "config.json").read_text())["encoder"]
+    assert (config["window"], config["group"], config["heads"], config["blocks"]) == ([5, 7], 16, 4, 2)
+    assert load_predictor(str(tmp_path / "b")).settings.decode.for_class(1, 2) == (0.55, 1024, 100)

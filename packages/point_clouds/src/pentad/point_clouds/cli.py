@@ -186,7 +186,7 @@ def import_model(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the published FlatFormer's training code.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
     classes: Annotated[str, typer.Option(help="Classes in the heatmap's order.")] = "car,pedestrian,cyclist",
-    params: Annotated[Path | None, typer.Option(help="A params.yaml with the grid, where it is not Waymo's.")] = None,
+    params: Annotated[Path | None, typer.Option(help="With grid, decode, networks where not Waymo's.")] = None,
     sweeps: Annotated[int, typer.Option(min=1, help="Turns that it was trained on.")] = 1,
     licence: Annotated[str, typer.Option(help="Licence of the weights, in words.")] = "not stated",
     overwrite: options.Overwrite = False,
