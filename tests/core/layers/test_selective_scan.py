@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,8 @@ def test_published_operator_is_reproduced_with_its_gradients(backend, dtype):
 )
 def test_compiled_scan_equals_the_plain_formula_for_any_shape(batch, groups, width, states, length, optional, softplus):
     made = inputs(batch, groups, width, states, length, optional)
-    made["delta"] = made["delta"] if softplus else made["delta"].abs()
+    for name in ("delta", "delta_bias"):  # negative steps make the state grow beyond all numbers
+        made[name] = made[name] if softplus or made[name] is None else made[name].abs()
     found, wanted = (with_gradients(made, backend, softplus) for backend in ("numba", "reference"))
     assert largest_share(found, wanted) < 1e-11
 
@@ -117,6 +119,32 @@ def test_number_of_threads_does_not_change_a_bit(threads):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+@pytest.mark.parametrize("step", [1e-30, 1e10, 1e20, 3e38])
+def test_steepest_decay_leaves_only_the_last_input(step):
+    made = inputs(width=16, states=4, length=3, optional="", dtype=torch.float32)
+    made["delta"] = torch.full_like(made["delta"], step)
+    made["A"] = torch.tensor([-1e-3, -1.0, -1e4, -1e6]).repeat(16, 1)
+    made["u"] = made["u"] * (1 / step)
+    found, wanted = (with_gradients(made, backend, softplus=False) for backend in ("numba", "reference"))
+    for name in ("out", "u"):
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_forked_process_wakes_threads_of_its_own():
+    made = inputs(width=100, states=16, length=700, dtype=torch.float32)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        wanted = selective_scan(**made).numpy().tobytes()
+        child = os.fork()
+        if not child:
+            os._exit(0 if selective_scan(**made).numpy().tobytes() == wanted else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_steps_that_forget_everything_give_finite_gradients():

@@ -5,16 +5,16 @@ type of its own the compiled code is that of the written expressions. The code i
 becomes AVX-512, AVX2, SSE or NEON as the machine has it. Only sums and products written as `fma` are fused, and nothing
 is reassociated, so results do not depend on the compiler's choices.
 
-Inside compiled functions: ``a + b``, ``a - b``, ``a * b`` on vectors, and the functions below. A tile is a run of
-vectors, one per step, that copies a part of a tensor with its channels side by side.
+Inside compiled functions: ``a + b``, ``a - b``, ``a * b`` on vectors, the functions below, and those of
+`pentad.core.layers.lane_functions`. A tile is a run of vectors, one per step, that copies a part of a tensor with its
+channels side by side.
 """
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -27,23 +27,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Address = Any
 
 COUNT = 16
-
-# 2^f for |f| <= 1/2: exactly 1 at 0, because an error near 1 is multiplied by the memory of a recurrence. For float32
-# the polynomial of degree 5 whose error in 2^f - 1 is relatively smallest (5e-7 of it, 2e-7 of 2^f; rounding 2^f to
-# float32 costs 2^f - 1 more wherever a state lasts longer than a step), for float64 the exponential series.
-_EXP2 = {
-    32: (0.6931471825, 0.2402234823, 0.0555033311, 0.0096663730, 0.0013400436),
-    64: tuple(math.log(2) ** k / math.factorial(k) for k in range(1, 15)),
-}
-# log(1 + w) / s by powers of s^2, where s = w / (2 + w): for float32 minimax coefficients up to s = 1/3 (relative error
-# 8e-9), for float64 the series of 2 artanh(s).
-_LOG1P = {
-    32: (2.0, 0.6666631699, 0.4002490938, 0.2796060145, 0.2817833424),
-    64: tuple(2 / (2 * k + 1) for k in range(17)),
-}
-# Per width: mantissa bits, exponent of 2 beyond which a power is clamped.
-_MANTISSA = {32: 23, 64: 52}
-_EXPONENT = {32: 126.0, 64: 1022.0}
 
 
 class Lanes(types.Type):
@@ -84,11 +67,13 @@ _operator(operator.sub, "fsub")
 _operator(operator.mul, "fmul")
 
 
-def _emitted(typing: Callable[..., Any]) -> Callable[..., Any]:
+def emitted(typing: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function for compiled code of one that returns its signature and what emits its instructions."""
     return cast(Callable[..., Any], intrinsic(typing))
 
 
-def _constant(kind: ir.VectorType, value: float) -> ir.Constant:
+def constant(kind: ir.VectorType, value: float) -> ir.Constant:
+    """Return the vector with this value in every lane."""
     return ir.Constant(kind, [value] * kind.count)
 
 
@@ -97,134 +82,31 @@ def _pointer(builder: Any, element: types.Float, numbers: Any, index: Any) -> An
     return builder.bitcast(builder.gep(numbers, [index]), _vector(element).as_pointer())
 
 
-def _called(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+def called(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     """Emit a call of one of LLVM's own functions."""
     insert: Callable[..., Any] = cgutils.get_or_insert_function
     function = insert(builder.module, ir.FunctionType(result, [argument.type for argument in arguments]), name)
     return builder.call(function, arguments)
 
 
-def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """Emit a * b + c, rounded once where the machine can."""
     kind = a.type
     name = f"llvm.fmuladd.v{kind.count}f{32 if isinstance(kind.element, ir.FloatType) else 64}"
-    return _called(builder, name, kind, [a, b, c])
+    return called(builder, name, kind, [a, b, c])
 
 
-def _clamped(builder: Any, value: Any, limit: float) -> Any:
-    low, high = _constant(value.type, -limit), _constant(value.type, limit)
-    value = builder.select(builder.fcmp_ordered(">", value, low), value, low)
-    return builder.select(builder.fcmp_ordered("<", value, high), value, high)
-
-
-def _power_series(builder: Any, fraction: Any, coefficients: tuple[float, ...]) -> Any:
-    result = _constant(fraction.type, coefficients[-1])
-    for coefficient in (*reversed(coefficients[:-1]), 1.0):
-        result = _fused(builder, result, fraction, _constant(fraction.type, coefficient))
-    return result
-
-
-def _power(context: Any, builder: Any, value: Any) -> Any:
-    """Emit 2 to the power of ``value``, exactly 1 at 0."""
-    kind = value.type
-    width = 32 if isinstance(kind.element, ir.FloatType) else 64
-    if width == 32 and "+avx512f" in context.codegen().magic_tuple()[2]:
-        return _power_avx512(builder, value)
-    mantissa = _MANTISSA[width]
-    value = _clamped(builder, value, _EXPONENT[width])
-    # Adding 1.5 * 2^mantissa rounds to the nearest integer and leaves it in the low bits of the sum.
-    shifter = _constant(kind, 1.5 * 2.0**mantissa)
-    shifted = builder.fadd(value, shifter)
-    fraction = builder.fsub(value, builder.fsub(shifted, shifter))
-    result = _power_series(builder, fraction, _EXP2[width])
-    integers = ir.VectorType(ir.IntType(width), kind.count)
-    exponent = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [mantissa] * kind.count))
-    return builder.bitcast(builder.add(builder.bitcast(result, integers), exponent), kind)
-
-
-def _power_avx512(builder: Any, value: Any) -> Any:
-    """Emit 2 to the power of sixteen float32 values with the two instructions made for it, rounding and scaling."""
-    kind = value.type
-    lowest = _constant(kind, -1e30)  # infinity minus infinity would be no number
-    value = builder.select(builder.fcmp_ordered(">", lowest, value), lowest, value)
-    whole = _called(builder, f"llvm.rint.v{COUNT}f32", kind, [value])
-    result = _power_series(builder, builder.fsub(value, whole), _EXP2[32])
-    every, nearest = ir.Constant(ir.IntType(COUNT), -1), ir.Constant(ir.IntType(32), 4)
-    return _called(builder, "llvm.x86.avx512.mask.scalef.ps.512", kind, [result, whole, result, every, nearest])
-
-
-def _log1p(builder: Any, value: Any) -> Any:
-    """Emit log(1 + value) for 0 <= value <= 1 as 2 artanh(value / (2 + value)), relative error near one last bit."""
-    kind = value.type
-    coefficients = _LOG1P[32 if isinstance(kind.element, ir.FloatType) else 64]
-    s = builder.fdiv(value, builder.fadd(value, _constant(kind, 2.0)))
-    square = builder.fmul(s, s)
-    result = _constant(kind, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        result = _fused(builder, result, square, _constant(kind, coefficient))
-    return builder.fmul(result, s)
-
-
-@_emitted
+@emitted
 def fma(typing: Any, a: Lanes, b: Lanes, c: Lanes) -> Any:
     """Return a * b + c."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _fused(builder, *args)
+        return fused(builder, *args)
 
     return a(a, b, c), codegen
 
 
-@_emitted
-def exp2(typing: Any, value: Lanes) -> Any:
-    """Return 2 to the power of each lane, at least the smallest and at most the largest power of two."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _power(context, builder, args[0])
-
-    return value(value), codegen
-
-
-@_emitted
-def exp_minus_abs(typing: Any, value: Lanes) -> Any:
-    """Return exp(-|x|) of each lane."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        (x,) = args
-        zero = _constant(x.type, 0.0)
-        negative = builder.select(builder.fcmp_ordered(">", x, zero), builder.fsub(zero, x), x)
-        return _power(context, builder, builder.fmul(negative, _constant(x.type, 1 / math.log(2))))
-
-    return value(value), codegen
-
-
-@_emitted
-def softplus(typing: Any, value: Lanes, decayed: Lanes) -> Any:
-    """Return log(1 + exp(x)) of each lane, given ``exp_minus_abs(x)``."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        x, w = args
-        zero = _constant(x.type, 0.0)
-        positive = builder.select(builder.fcmp_unordered("<", x, zero), zero, x)
-        return builder.fadd(positive, _log1p(builder, w))
-
-    return value(value, decayed), codegen
-
-
-@_emitted
-def sigmoid(typing: Any, value: Lanes, decayed: Lanes) -> Any:
-    """Return 1 / (1 + exp(-x)) of each lane, given ``exp_minus_abs(x)``."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        x, w = args
-        zero, one = _constant(x.type, 0.0), _constant(x.type, 1.0)
-        share = builder.select(builder.fcmp_ordered("<", x, zero), w, one)
-        return builder.fdiv(share, builder.fadd(one, w))
-
-    return value(value, decayed), codegen
-
-
-@_emitted
+@emitted
 def get(typing: Any, numbers: Any, index: Any) -> Any:
     """Return one of the numbers."""
 
@@ -234,7 +116,7 @@ def get(typing: Any, numbers: Any, index: Any) -> Any:
     return numbers.dtype(numbers, types.intp), codegen
 
 
-@_emitted
+@emitted
 def put(typing: Any, numbers: Any, index: Any, value: Any) -> Any:
     """Replace one of the numbers."""
 
@@ -245,7 +127,7 @@ def put(typing: Any, numbers: Any, index: Any, value: Any) -> Any:
     return types.void(numbers, types.intp, numbers.dtype), codegen
 
 
-@_emitted
+@emitted
 def load(typing: Any, numbers: Any, index: Any) -> Any:
     """Return the vector of the numbers from ``index`` on."""
 
@@ -256,7 +138,7 @@ def load(typing: Any, numbers: Any, index: Any) -> Any:
     return Lanes(numbers.dtype)(numbers, types.intp), codegen
 
 
-@_emitted
+@emitted
 def store(typing: Any, numbers: Any, index: Any, value: Lanes) -> Any:
     """Write the vector to the numbers from ``index`` on."""
 
@@ -268,7 +150,30 @@ def store(typing: Any, numbers: Any, index: Any, value: Lanes) -> Any:
     return types.void(numbers, types.intp, value), codegen
 
 
-@_emitted
+@emitted
+def line(typing: Any, numbers: Any) -> Any:
+    """Return how many of the numbers the memory brings at once."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir.IntType(64), 512 // numbers.dtype.bitwidth)
+
+    return types.intp(numbers), codegen
+
+
+@emitted
+def prefetch(typing: Any, numbers: Any, index: Any) -> Any:
+    """Ask the memory for the line with that number, which may lie beyond the end."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = builder.gep(args[0], [args[1]], inbounds=False)
+        modes = [ir.Constant(ir.IntType(32), mode) for mode in (0, 3, 1)]  # to read, into every cache, data
+        called(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *modes])
+        return context.get_dummy_value()
+
+    return types.void(numbers, types.intp), codegen
+
+
+@emitted
 def spread(typing: Any, numbers: Any, index: Any) -> Any:
     """Return a vector with one number in every lane."""
 
@@ -278,12 +183,12 @@ def spread(typing: Any, numbers: Any, index: Any) -> Any:
     return Lanes(numbers.dtype)(numbers, types.intp), codegen
 
 
-@_emitted
+@emitted
 def zeros(typing: Any, numbers: Any) -> Any:
     """Return a vector of zeros of the numbers' type."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _constant(_vector(numbers.dtype), 0.0)
+        return constant(_vector(numbers.dtype), 0.0)
 
     return Lanes(numbers.dtype)(numbers), codegen
 
@@ -322,7 +227,7 @@ def _row(builder: Any, start: Any, stride: Any, k: int) -> Any:
     return builder.add(start, builder.mul(stride, ir.Constant(stride.type, k)))
 
 
-@_emitted
+@emitted
 def transpose(typing: Any, source: Any, start: Any, stride: Any, target: Any, start_to: Any, stride_to: Any) -> Any:
     """Copy a square of `COUNT` rows, ``stride`` apart from ``start`` on, turned, to ``target``."""
 
@@ -338,7 +243,7 @@ def transpose(typing: Any, source: Any, start: Any, stride: Any, target: Any, st
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), codegen
 
 
-@_emitted
+@emitted
 def lane_sums(typing: Any, numbers: Any, index: Any) -> Any:
     """Return the sums over the lanes of `COUNT` vectors lying one after the other from ``index`` on."""
 
@@ -355,7 +260,7 @@ def lane_sums(typing: Any, numbers: Any, index: Any) -> Any:
     return Lanes(numbers.dtype)(numbers, types.intp), codegen
 
 
-@_emitted
+@emitted
 def quad_sums(typing: Any, a: Lanes, b: Lanes, c: Lanes, d: Lanes) -> Any:
     """Return four partial sums over the lanes of each vector, those of ``a`` first."""
 
@@ -367,7 +272,7 @@ def quad_sums(typing: Any, a: Lanes, b: Lanes, c: Lanes, d: Lanes) -> Any:
     return a(a, b, c, d), codegen
 
 
-@_emitted
+@emitted
 def finish_quads(typing: Any, source: Any, start: Any, target: Any, to: Any, stride: Any) -> Any:
     """Add up the parts of `COUNT` results of `quad_sums`, to four rows ``stride`` apart."""
 
@@ -412,6 +317,45 @@ def fill(w: Address, tile: int, source: Address, at: int, strides: tuple[int, in
     for t in range(done, steps):
         for c in range(COUNT):
             put(w, tile + t * COUNT + c, get(source, at + c * along + t * step) if c < lanes else 0.0)
+
+
+class Lines(NamedTuple):
+    """Lines of memory to ask for ahead of time, one at a step: line t at ``at + t // 2 * pair + t % 2 * other``."""
+
+    source: Address
+    at: int
+    pair: int
+    other: int
+
+
+@compiled
+def lines(source: Address, at: int, strides: tuple[int, int, int]) -> Lines:
+    """Return the lines of a tile's worth of a tensor from ``at`` on: two of each channel, or one of each step."""
+    _, along, step = strides
+    return Lines(source, at, along, line(source)) if step == 1 else Lines(source, at, 2 * step, step)
+
+
+@compiled
+def fetch(ahead: Lines, t: int) -> None:
+    """Ask for one line; a place beyond the tensor is no error."""
+    prefetch(ahead.source, ahead.at + t // 2 * ahead.pair + t % 2 * ahead.other)
+
+
+@compiled
+def fetch_all(ahead: Lines, count: int) -> None:
+    """Ask for the first lines."""
+    for t in range(count):
+        fetch(ahead, t)
+
+
+@compiled
+def copy_row(source: Address, at: int, target: Address, to: int, count: int) -> None:
+    """Copy numbers that lie side by side."""
+    whole = count - count % COUNT
+    for i in range(0, whole, COUNT):
+        store(target, to + i, load(source, at + i))
+    for i in range(whole, count):
+        put(target, to + i, get(source, at + i))
 
 
 @compiled

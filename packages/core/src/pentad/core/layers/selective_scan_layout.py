@@ -15,10 +15,10 @@ QUAD = 4
 # Tiles of the workspace, each CHUNK rows of one vector. The odd vectors between them keep rows of different tiles from
 # sharing the low bits of their addresses, which the processor takes for a dependency.
 PITCH = (CHUNK + 5) * LANES
-STEP, INPUT, SCALED, OUT, GATE = (k * PITCH for k in range(5))
-SLOPE, GRAD, SUM_B, SUM_A = (k * PITCH for k in range(5, 9))
-DECAY, STATE = 9 * PITCH, (9 + QUAD) * PITCH  # one tile for each state of a quad
-FORWARD_TILES, BACKWARD_TILES = 5, 9 + 2 * QUAD
+STEP, RATE, INPUT, SCALED, OUT, GATE = (k * PITCH for k in range(6))
+SLOPE, GRAD, SUM_B, SUM_A = (k * PITCH for k in range(6, 10))
+DECAY, STATE = 10 * PITCH, (10 + QUAD) * PITCH  # one tile for each state of a quad
+FORWARD_TILES, BACKWARD_TILES = 6, 10 + 2 * QUAD
 
 
 class Layout(NamedTuple):
@@ -60,6 +60,7 @@ class Plan(NamedTuple):
     A: int
     scaled: int
     grad_A: int
+    limit: int
     skip: int
     bias: int
     grad_skip: int
@@ -85,12 +86,12 @@ def plan(tiles: int, blocks: int, rows: int) -> Plan:
     """
     vectors, states = blocks * LANES, blocks * rows * LANES
     carry = tiles * PITCH
-    skip = carry + 4 * states
-    matrices = skip + 4 * vectors
+    limit = carry + 4 * states
+    matrices = limit + 5 * vectors
     sums = matrices + 2 * rows * CHUNK
     # A vector per step for every quad of states, of B and of C.
     totals = sums + 2 * -(-rows // QUAD) * CHUNK * LANES
     state_vectors = [carry + k * states for k in range(4)]
-    block_vectors = [skip + k * vectors for k in range(4)]
+    block_vectors = [limit + k * vectors for k in range(5)]
     size = totals + 2 * -(-rows // QUAD) * QUAD * CHUNK
     return Plan._make([*state_vectors, *block_vectors, matrices, sums, totals, size])

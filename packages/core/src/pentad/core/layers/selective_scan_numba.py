@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,25 +25,26 @@ from pentad.core.layers.selective_scan_layout import Layout
 if importlib.util.find_spec("numba") is None:
     raise ImportError("the package numba is not installed")
 
-# Fewer states than this are not worth starting a thread (about a third of a millisecond).
-_WORTH_THREADS = 1 << 20
-_MOST_PARTS = 8
-_KERNELS = "selective_scan_kernels"
-_SOURCES = tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("lanes", _KERNELS, "selective_scan_layout"))
+# Fewer states than this are not worth waking a thread (about a twentieth of a millisecond).
+_WORTH_THREADS = 1 << 19
+# Tasks a group is parted into, and blocks a task has at least if the group has them.
+_MOST_PARTS, _LEAST_BLOCKS = 8, 3
+_SHARED = ("lanes", "lane_functions", "selective_scan_layout", "selective_scan_tasks")
 
 
 @functools.cache
-def _kernel(function: str, dtype: torch.dtype) -> Callable[..., None]:
-    """Return the compiled function, from the cache folder where that is possible."""
-    element = str(dtype).removeprefix("torch.")
-    return machine_code.load(f"pentad.core.layers.{_KERNELS}", function, element, _SOURCES)
+def _kernel(way: str, dtype: torch.dtype) -> Callable[..., None]:
+    """Return the compiled pass, ``forward`` or ``backward``, from the cache folder where that is possible."""
+    element, module = str(dtype).removeprefix("torch."), f"selective_scan_{way}"
+    sources = [str(Path(__file__).with_name(f"{name}.py")) for name in (*_SHARED, module)]
+    return machine_code.load(f"pentad.core.layers.{module}", f"{way}_task", element, sources)
 
 
-def _run(function: str, tensors: tuple[Tensor | None, ...], s: Layout, tiles: int) -> None:
+def _run(way: str, tensors: tuple[Tensor | None, ...], s: Layout, tiles: int) -> None:
     """Call the kernel for every task, on as many threads as torch may use."""
     like = tensors[0]
     assert like is not None
-    kernel = _kernel(function, like.dtype)
+    kernel = _kernel(way, like.dtype)
     blocks = -(-s.width // LANES)
     memory = plans.plan(tiles, -(-blocks // s.parts), s.rows)
     numbers = torch.tensor([*s.numbers(), *memory])
@@ -59,11 +61,21 @@ def _run(function: str, tensors: tuple[Tensor | None, ...], s: Layout, tiles: in
     if workers == 1 or s.batch * s.groups * s.width * s.length * s.states < _WORTH_THREADS:
         work()
         return
-    with ThreadPoolExecutor(workers - 1) as pool:
-        others = [pool.submit(work) for _ in range(workers - 1)]
-        work()
+    others = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
+    work()
     for other in others:
-        other.result()
+        if not other.cancel():  # it woke too late to find anything to do
+            other.result()
+
+
+@functools.cache
+def _pool(count: int) -> ThreadPoolExecutor:
+    """Return threads that sleep between calls; starting them takes longer than a short scan."""
+    return ThreadPoolExecutor(count, thread_name_prefix="selective-scan")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _walkable(x: Tensor) -> Tensor:
@@ -87,7 +99,7 @@ def _prepare(
     width, states = channels // B.shape[1], A.shape[1]
     strides: Any = [(0, 0, 0) if x is None else x.stride()[:3] for x in (u, delta, z, grad, B, C)]
     given = [int(x is not None) for x in (D, bias, z)]
-    parts = min(_MOST_PARTS, -(-width // LANES))
+    parts = min(_MOST_PARTS, -(-width // (_LEAST_BLOCKS * LANES)))
     sizes = batch, B.shape[1], width, length, states, plans.whole_quads(states), parts
     switches = int(delta_softplus), *given, int(keep), int(grad_last is not None)
     layout = Layout._make([*sizes, *switches, *strides])
@@ -108,7 +120,7 @@ def forward(inputs: Inputs, delta_softplus: bool, keep: int) -> tuple[Tensor, Te
     x, layout = _prepare(inputs, delta_softplus, keep > 0)
     out, last, kept = u.new_empty(u.shape), u.new_empty((u.shape[0], *A.shape)), u.new_empty(keep)
     if u.numel():
-        _run("forward_task", (*x, out, last, kept), layout, plans.FORWARD_TILES)
+        _run("forward", (*x, out, last, kept), layout, plans.FORWARD_TILES)
     return out, last, kept
 
 
@@ -134,7 +146,7 @@ def backward(inputs: Inputs, delta_softplus: bool, kept: Tensor, grad: Tensor, g
     grad_z = u.new_empty(0 if z is None else u.shape)
     ordered = (*made[:2], per_sample[0], *made[2:], per_sample[1], grad_z, per_sample[2])
     if u.numel():
-        _run("backward_task", (*x, grad, grad_last, kept, *ordered), s, plans.BACKWARD_TILES)
+        _run("backward", (*x, grad, grad_last, kept, *ordered), s, plans.BACKWARD_TILES)
     return _summed(ordered, D is not None, bias is not None)
 
 

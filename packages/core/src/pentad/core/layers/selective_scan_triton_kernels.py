@@ -7,8 +7,8 @@ each chunk makes of a state of zero, by a sum and not a scan: the decay from a s
 exponential of A times the sum of the later steps. The second chains the chunks, which gives the state before each of
 them. The third scans within each chunk from there. The gradients go the same way backwards. A program holds LANES
 channels by STATES states by TIME steps; the fewer states, the more lanes, so that one state fills it as sixteen do.
-Equations as in `selective_scan_kernels`; e_t h_(t-1) is carried through the scan as a value of its own, since taking it
-as h_t - d_t B_t u_t would cancel. Nothing is added atomically, so two runs give the same bits.
+Equations as in `selective_scan_backward`; e_t h_(t-1) is carried through the scan as a value of its own, since taking
+it as h_t - d_t B_t u_t would cancel. Nothing is added atomically, so two runs give the same bits.
 """
 
 from __future__ import annotations
