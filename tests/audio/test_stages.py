@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from audio.conftest import RATE, tone
 from command import call
 
 from pentad.audio.hear import get_scene_embeddings, get_timestamp_embeddings, load_model
+from pentad.audio.overview import Overview
 from pentad.audio.predict import load_tagger
 from pentad.audio.waveform import read
 from pentad.core.cases import read_cases
@@ -37,6 +39,7 @@ def predicted(sounds, bundle, tmp_path_factory):
     shutil.copytree(sounds, recordings / "clips")
     long = np.concatenate([tone(400, 3.3, 22_050), tone(2500, 2.0, 22_050)])
     soundfile.write(recordings / "long.flac", np.stack([long, long], axis=1), 22_050)
+    shutil.copy(recordings / "long.flac", out)
     (recordings / "notes.txt").write_text("no sound")
     options = ("--outputs", "csv,json,audacity,page,embeddings", "--run", "first", "--quiet")
     done = call("audio", "predict", recordings, "-o", out, "--model", bundle, *options)
@@ -121,6 +124,38 @@ def test_embeddings_have_hears_shape(bundle):
     assert get_scene_embeddings(audio, model).shape == (2, model.scene_embedding_size)
     assert stamped.shape == (2, 20, model.timestamp_embedding_size)
     assert stamps[0, :3].tolist() == [0.0, 50.0, 100.0]
+
+
+def test_a_scenes_embedding_is_the_mean_over_the_windows_that_predict_delivers(bundle, predicted):
+    delivered = np.load(predicted / "cases" / "long.flac" / "embeddings.npy")
+    model = load_model(str(bundle))
+    _, wave = read(predicted.parent / "long.flac", RATE)
+    scene = get_scene_embeddings(torch.from_numpy(wave)[None], model)[0].numpy()
+    assert scene == pytest.approx(delivered.mean(0), abs=1e-5)
+
+
+def test_stamped_embeddings_change_where_the_sound_does(bundle):
+    wave = np.concatenate([tone(400, 2.0), tone(2500, 2.0)]).astype(np.float32)
+    stamped, _ = get_timestamp_embeddings(torch.from_numpy(wave)[None], load_model(str(bundle)))
+    at = {second: stamped[0, round(20 * second)] for second in (1.0, 1.4, 2.6, 3.0)}
+    assert max((at[1.0] - at[1.4]).norm(), (at[2.6] - at[3.0]).norm()) < 0.3 * (at[1.4] - at[2.6]).norm()
+
+
+def test_a_recording_six_times_as_long_takes_no_more_memory(bundle, tmp_path):
+    """A scaled-down night: 48 kHz stereo FLAC; what NumPy holds at its peak, scores and page included."""
+    tagger, peaks = load_tagger(str(bundle)), []
+    second = np.stack([tone(400, 1.0, 48_000), tone(900, 1.0, 48_000)], axis=1)
+    for seconds in (20, 120):
+        with soundfile.SoundFile(tmp_path / f"{seconds}.flac", "w", 48_000, 2) as file:
+            for _ in range(seconds):
+                file.write(second)
+        overview = Overview(seconds, RATE)
+        tracemalloc.start()
+        tagging = tagger.run(tmp_path / f"{seconds}.flac", overview.add)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert tagging.seconds == pytest.approx(seconds)
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_an_official_checkpoint_becomes_a_bundle_by_its_command(tmp_path, sounds):

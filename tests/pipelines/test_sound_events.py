@@ -72,7 +72,7 @@ def test_every_network_of_the_params_can_be_built():
     from pentad.audio.train import network_for
     from pentad.core.config import load_params
 
-    for name in ("params.yaml", "params.esc10.yaml"):
+    for name in ("params.yaml", "params.esc10.yaml", "params.digits.yaml"):
         params = ROOT / TARGET / name
         front, windows = load_params(params, "frontend", FrontEndConfig), load_params(params, "predict", WindowConfig)
         for model in ("hts_at", "cnn"):

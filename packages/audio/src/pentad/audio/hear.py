@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pentad.audio.predict import Tagger, load_tagger
+from pentad.audio.windows import windows
 from pentad.core.errors import UsageError
 
 STAMP_WINDOW_S, STAMP_HOP_S = 1.0, 0.05
@@ -55,9 +57,7 @@ def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
     """
     _check(audio)
     size, hop = model.tagger.settings.window, model.tagger.settings.hop
-    starts = list(range(0, max(1, audio.shape[1] - size + 1), hop))
-    if audio.shape[1] > size and starts[-1] + size < audio.shape[1]:
-        starts.append(audio.shape[1] - size)
+    starts = [window.start for window in windows([np.zeros(audio.shape[1], np.float32)], size, hop)]
     parts = [model.embed(audio[:, start : start + size]) for start in starts]
     return torch.stack(parts).mean(0)
 
