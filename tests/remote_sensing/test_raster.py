@@ -47,6 +47,13 @@ def test_a_window_is_that_part_of_the_whole(tmp_path, first):
     assert np.array_equal(part[1], whole(first, other)[1][:, 5:20, 30:50])
 
 
+def test_strips_of_a_wide_pair_have_fewer_rows_and_cover_it(tmp_path):
+    wide = write_raster(tmp_path / "wide.tif", picture(1, rows=40, columns=70_000))
+    with open_pair(wide, wide) as pair:
+        strips = [(start, before.shape) for start, before, _, _ in pair.strips()]
+    assert strips == [(0, (1, 16, 70_000)), (16, (1, 16, 70_000)), (32, (1, 8, 70_000))]
+
+
 def test_nodata_of_either_date_is_invalid_in_the_pair(tmp_path):
     one, two = picture(seed=1), picture(seed=2)
     one[:, 3, 4] = 0

@@ -26,6 +26,7 @@ from rasterio.windows import Window
 from pentad.core.errors import CaseError
 
 PICTURES = ("PNG", "JPEG", "BMP")
+_STRIP = 1 << 20  # pixels of a strip, so that what is computed on it stays within some hundred megabytes
 _SAME_PLACE = 0.01  # of a pixel, by which two grids may differ and still be one
 
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
@@ -85,10 +86,16 @@ class Pair:
         return np.where(valid, first, np.float32(0)), np.where(valid, second, np.float32(0)), valid
 
     def strips(
-        self, rows: int = 512, first: int = 0
+        self, rows: int = 0, first: int = 0
     ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32], Any]]:
-        """Yield first row, both dates and validity of strips over the whole width, from the row ``first`` on."""
+        """Yield first row, both dates and validity of strips over the whole width, from the row ``first`` on.
+
+        Args:
+            rows: Of a strip; 0 takes at most 512, and fewer where the pair is wide.
+            first: Row to begin with.
+        """
         height, width = self.shape
+        rows = rows or max(16, min(512, _STRIP // width))
         for start in range(first, height, rows):
             yield start, *self.read(slice(start, min(start + rows, height)), slice(0, width))
 
