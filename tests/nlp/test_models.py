@@ -119,6 +119,18 @@ def test_a_crf_comes_back_from_its_bundle_and_tags_what_it_learned(tmp_path):
     assert np.allclose(marginals.sum(1), 1)
 
 
+def test_a_crf_keeps_the_bytes_that_its_library_reads(tmp_path):
+    words = [[f"word{n}x{m}" for m in range(10)] for n in range(300)]
+    tags = [["O", "B-P"] * 5] * 300
+    model = fit_crf(words, tags, ["O", "B-P", "I-P"], l1=0.0, l2=0.01, rounds=10)
+    save_bundle(tmp_path / "b", model, domain="nlp", name="crf", settings={}, card="", provenance={})
+    again = load_bundle(tmp_path / "b", "nlp", CLASSES).model
+    again.tag(words[0])
+    junk = [b"\xff" * (again.config.size + extra) for extra in range(64)]  # takes the place of what was freed
+    assert [again.tag(row)[0] for row in words[:50]] == [row[:10] for row in tags[:50]]
+    assert len(junk) == 64
+
+
 def test_deeper_layers_learn_more_slowly_and_biases_are_not_decayed():
     model = make("bert_sequence")
     scale_learning_rates(model, 0.5, head=3.0, freeze_embeddings=True)

@@ -38,11 +38,16 @@ class Crf(PublishedModel):
         self.register_buffer("content", torch.zeros(config.size, dtype=torch.uint8))
 
     @cached_property
+    def _file(self) -> bytes:
+        return self.content.numpy().tobytes()
+
+    @cached_property
     def _tagger(self) -> Any:
         import pycrfsuite
 
         tagger = pycrfsuite.Tagger()
-        tagger.open_inmemory(self.content.numpy().tobytes())
+        # CRFsuite reads the bytes where they lie and does not keep them alive.
+        tagger.open_inmemory(self._file)
         return tagger
 
     def tag(self, words: Sequence[str]) -> tuple[list[str], NDArray[np.float64]]:
