@@ -10,6 +10,7 @@ from command import call, command, everything_written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pentad.core.errors import NoInputError
 from pentad.nlp.documents import Document
 from pentad.nlp.infer import PredictRequest, answer
 from pentad.nlp.page import highlight
@@ -177,6 +178,12 @@ def test_a_filter_answers_before_its_input_ends_and_says_what_it_cannot_read(cla
     assert all("label" in line for line in first)
     assert ["error" in line for line in last] == [True, False]
     assert running.returncode == 3
+
+
+def test_an_empty_stream_is_one_sentence(classified):
+    model = str(classified / "bundles" / "char_tfidf")
+    with pytest.raises(NoInputError, match="PTD-812"):
+        answer(PredictRequest((), model, device="cpu"), "txt", io.BytesIO(b"\n \n"), io.StringIO())
 
 
 @pytest.mark.parametrize(

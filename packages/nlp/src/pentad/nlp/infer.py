@@ -113,7 +113,7 @@ def answer(request: PredictRequest, kind: str, source: BinaryIO, sink: TextIO) -
         sink.flush()
         read, refused = read + len(documents), refused + len(documents) - len(readable)
     if not read:
-        raise NoInputError("PTD-800", "there is no document in it", "give one a line", STDIN)
+        raise NoInputError("PTD-812", "there is no document in the stream", "give one a line", STDIN)
     return 3 if refused else 0
 
 
