@@ -190,13 +190,14 @@ def test_the_core_readme_lists_the_selective_scans_backends():
     assert re.findall(r"^\| `(\w+)` \|", section.split("\n## ")[0], re.MULTILINE) == list(available_backends())
 
 
-def test_the_core_readme_quotes_the_selective_scans_measured_figures():
-    script = ROOT / "benchmarks/selective_scan.py"
-    benchmark = importlib.util.module_from_spec(importlib.util.spec_from_file_location("scan_benchmark", script))
+@pytest.mark.parametrize(("package", "script", "mark"), [("core", "selective_scan", "selective scan"), ("audio",) * 3])
+def test_a_package_quotes_its_measured_figures(package, script, mark):
+    path = ROOT / f"benchmarks/{script}.py"
+    benchmark = importlib.util.module_from_spec(importlib.util.spec_from_file_location(f"{script}_benchmark", path))
     benchmark.__spec__.loader.exec_module(benchmark)
-    measured = json.loads(script.with_suffix(".json").read_text(encoding="utf-8"))
-    text = (ROOT / "packages/core/README.md").read_text(encoding="utf-8")
-    quoted = text.split("<!-- selective scan: begin -->")[1].split("<!-- selective scan: end -->")[0]
+    measured = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    text = (ROOT / f"packages/{package}/README.md").read_text(encoding="utf-8")
+    quoted = text.split(f"<!-- {mark}: begin -->")[1].split(f"<!-- {mark}: end -->")[0]
     assert quoted.strip() == benchmark.table(measured).strip()
 
 
