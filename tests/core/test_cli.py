@@ -66,9 +66,9 @@ def test_an_unknown_command_names_the_nearest():
 
 
 def test_a_domain_that_is_not_installed_says_how_to_install_it():
-    done = call("-v", "point-clouds", "predict")
+    done = call("-v", "weather", "predict")
     assert done.code == 2
-    assert "pip install pentad-point-clouds" in done.sentence()
+    assert "pip install pentad-weather" in done.sentence()
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,8 @@ def test_an_unknown_operator_names_the_nearest(changed):
 
 
 def test_a_model_of_a_package_that_is_not_there_says_so(tmp_path):
-    with pytest.raises(UsageError, match=r"PTD-273 .*checks 'flatformer'.*install the pentad package that has it"):
-        parity.check([written(tmp_path, '{"model": "flatformer"}')])
+    with pytest.raises(UsageError, match=r"PTD-273 .*checks 'samba'.*install the pentad package that has it"):
+        parity.check([written(tmp_path, '{"model": "samba"}')])
 
 
 @pytest.mark.parametrize(

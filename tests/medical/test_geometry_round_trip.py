@@ -10,9 +10,9 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from medical.dicom_series import Scan, dataset, value_at, write_series
+from medical.dicom_series import Scan, dataset, index_folder, value_at, write_series
 
-from pentad.medical.dicom import index_folder, read_series
+from pentad.medical.dicom import read_series
 from pentad.medical.seg import LIVER_SEGMENTS, Algorithm, write_seg
 from pentad.medical.volumes import Volume, read_nifti, write_nifti
 

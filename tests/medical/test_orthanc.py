@@ -8,12 +8,11 @@ import numpy as np
 import pydicom
 import pytest
 from command import call
-from medical.dicom_series import Scan, uid, write_series
+from medical.dicom_series import Scan, index_folder, uid, write_series
 from medical.orthanc import TITLE, Orthanc, orthanc
 from pydicom.dataset import Dataset
 
 from pentad.core.batch.journal import read_journal
-from pentad.medical.dicom import index_folder
 from pentad.medical.seg import read_back
 
 pynetdicom = pytest.importorskip("pynetdicom")

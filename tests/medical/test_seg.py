@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pydicom
 import pytest
-from medical.dicom_series import Scan, write_multiframe, write_series
+from medical.dicom_series import Scan, index_folder, write_multiframe, write_series
 
 from pentad.core.errors import CaseError
-from pentad.medical.dicom import index_folder, read_series
+from pentad.medical.dicom import read_series
 from pentad.medical.seg import LIVER_SEGMENTS, Algorithm, read_back, segments_for, write_seg
 from pentad.medical.volumes import Volume, canonical, read_label, restore, write_nifti
 

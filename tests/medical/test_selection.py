@@ -3,12 +3,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from medical.dicom_series import Scan, write_series
+from medical.dicom_series import Scan, index_folder, write_series
 from pydantic import ValidationError
 
 from pentad.core.config import from_mapping
 from pentad.core.errors import UsageError
-from pentad.medical.dicom import index_folder
 from pentad.medical.selection import SelectionRules, choose
 
 THIN = Scan(series="thin", spacing=(2.0, 1.0, 1.0)).but(SeriesDescription="Venous thin", ConvolutionKernel="B70s")

@@ -9,10 +9,10 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-from medical.dicom_series import Scan, write_series
+from medical.dicom_series import Scan, index_folder, write_series
 
 from pentad.core.errors import CaseError
-from pentad.medical.dicom import Series, index_folder, read_series
+from pentad.medical.dicom import Series, read_series
 from pentad.medical.findings import Finding, find
 from pentad.medical.seg import Algorithm, segments_of, write_seg
 from pentad.medical.sr import Measurements, read_report, write_sr
