@@ -16,7 +16,7 @@ import torch
 from audio.conftest import RATE, tone
 from command import call
 
-from pentad.audio.keeping import KeptScores
+from pentad.audio.keeping import KeptScores, Scored
 from pentad.audio.predict import load_tagger
 
 MINUTES = 6
@@ -75,3 +75,13 @@ def test_half_a_file_of_scores_counts_as_none(long, bundle, tmp_path):
     assert np.array_equal(first.mean, tagger.run(long, kept=kept).mean)
     assert kept.get(3) is not None
     assert kept.get(3).clip.dtype == torch.float32
+
+
+def test_strided_scores_and_views_of_each_other_are_kept(tmp_path):
+    steps = torch.rand(2, 3, 5).transpose(1, 2)
+    scored = Scored(clip=steps[:, 0], steps=steps, embedding=torch.rand(4, 2).T)
+    kept = KeptScores(tmp_path)
+    kept.put(0, scored)
+    found = kept.get(0)
+    assert all(torch.equal(had, given) for had, given in zip(found, scored, strict=True))
+    assert kept.get(1) is None

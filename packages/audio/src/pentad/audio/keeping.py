@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pentad.core.checkpoint import read_checkpoint, write_tensors
@@ -40,7 +41,9 @@ class KeptScores:
 
     def put(self, number: int, scored: Scored) -> None:
         """Write the scores of a batch."""
-        write_tensors(self._file(number), scored._asdict())
+        # A model may answer with strided tensors or views of each other, which the file's format cannot hold.
+        whole = {name: found.clone(memory_format=torch.contiguous_format) for name, found in scored._asdict().items()}
+        write_tensors(self._file(number), whole)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"
