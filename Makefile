@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 PIPELINES := $(notdir $(wildcard pipelines/*))
 
-.PHONY: help setup samples $(PIPELINES) test lint lock
+.PHONY: help setup samples $(PIPELINES) test lint bench tables lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+.*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,6 +29,15 @@ lint: setup ## format, rules, types, import contracts
 
 test: samples lint ## every check
 	OMP_NUM_THREADS=1 pytest -n auto --dist loadfile
+
+bench: samples ## measure every side-by-side table anew, peers in a folder of their own (an hour on two quiet cores)
+	@[ -d benchmarks/peers ] || python3 -m pip install --quiet --no-deps --target benchmarks/peers -r benchmarks/peers.txt
+	python benchmarks/every.py
+	python scripts/readme_tables.py
+
+tables: setup ## write the generated tables of the README from what was measured
+	@python benchmarks/every.py --collect
+	@python scripts/readme_tables.py
 
 lock: ## renew requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \

@@ -177,14 +177,6 @@ def test_the_root_readme_stays_under_200_lines():
     assert len(READMES[0].read_text(encoding="utf-8").splitlines()) < 200
 
 
-def test_the_results_table_holds_the_rows_of_every_pipeline_that_has_run():
-    text = READMES[0].read_text(encoding="utf-8")
-    between = text.split("<!-- results: begin -->")[1].split("<!-- results: end -->")[0]
-    files = sorted((ROOT / "pipelines").glob("*/results.md"))
-    rows = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    assert set(filter(None, rows)) == {line for line in between.splitlines() if line.startswith("|")}
-
-
 def test_the_core_readme_lists_the_selective_scans_backends():
     section = (ROOT / "packages/core/README.md").read_text().split("## Selective scan")[1]
     assert re.findall(r"^\| `(\w+)` \|", section.split("\n## ")[0], re.MULTILINE) == list(available_backends())

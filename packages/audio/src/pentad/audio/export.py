@@ -57,7 +57,7 @@ def export(
         ModelError: There is no such bundle, it cannot be written so, or gives other numbers there.
     """
     check_format(kind, FORMATS)
-    check_libraries(ONNX if kind == "onnx" else (), "pip install onnx onnxruntime onnxscript")
+    check_libraries(ONNX if kind == "onnx" else (), "pip install 'pentad-audio[onnx]'")
     with export_folder(out, overwrite=overwrite) as folder:
         bundle = load_bundle(source, "audio", classes_of(), offline=offline)
         settings = Settings.from_mapping(bundle.settings)

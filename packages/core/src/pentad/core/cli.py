@@ -107,8 +107,10 @@ def doctor() -> None:
     """Say what is installed, what is fast, what is slow and how to mend it."""
     from pentad.core.doctor import findings
 
-    for name, state in findings():
-        typer.echo(f"{name:<25} {state}")
+    found = findings()
+    width = max(len(name) for name, _ in found)
+    for name, state in found:
+        typer.echo(f"{name:<{width}}  {state}")
 
 
 @app.command()

@@ -57,7 +57,7 @@ def export(
         ModelError: There is no such bundle, it holds a baseline without a network, or gives other numbers there.
     """
     check_format(kind, FORMATS)
-    check_libraries(ONNX if kind == "onnx" else (), "pip install onnx onnxruntime onnxscript")
+    check_libraries(ONNX if kind == "onnx" else (), "pip install 'pentad-nlp[onnx]'")
     with export_folder(out, overwrite=overwrite) as folder:
         bundle = load_bundle(source, "nlp", CLASSES, offline=offline)
         if bundle.name in BASELINES:

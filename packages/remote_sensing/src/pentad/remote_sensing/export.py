@@ -55,7 +55,7 @@ def export(
         ModelError: There is no such bundle, its model cannot be written so, or gives other numbers there.
     """
     check_format(kind, FORMATS)
-    check_libraries(ONNX, "pip install onnx onnxruntime onnxscript")
+    check_libraries(ONNX, "pip install 'pentad-remote-sensing[onnx]'")
     with export_folder(out, overwrite=overwrite) as folder:
         bundle = load_bundle(source, "remote_sensing", {name: cls for name, (_, cls) in MODELS.items()})
         settings = from_mapping(Settings, bundle.settings, source)
