@@ -30,6 +30,12 @@ def test_the_cpu_is_always_there():
     assert pick_device("auto").type in ("cpu", "cuda")
 
 
+def test_repeatable_algorithms_do_not_cost_a_fill_of_every_new_tensor():
+    seed_everything(0)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
 def test_provenance_names_code_seed_and_digests():
     statement = provenance(seed=3, model="ab", data="cd")
     assert statement["code"] == code_version()
