@@ -155,3 +155,16 @@ def test_a_detector_learns_the_boxes_of_two_scenes(name):
     for one, scene, label in zip(found, boxes, labels, strict=True):
         best = iou_3d(scene, one.boxes[:, :7]) * (label[:, None] == one.labels)
         assert best.amax(dim=1).min() > 0.5
+
+
+def test_equal_maxima_share_the_gradient_as_torchs_own_maximum_lets_them():
+    values = torch.tensor([[1.0, 2], [3, 2], [3, -1], [-2, 5], [-2, 5], [-2, 4]], dtype=torch.float64)
+    owner, upstream = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([[6.0, 1], [3, 2]], dtype=torch.float64)
+    ours, torchs = values.clone().requires_grad_(), values.clone().requires_grad_()
+    index = owner.unsqueeze(1).expand_as(values)
+    theirs = torchs.new_zeros(2, 2).scatter_reduce(0, index, torchs, "amax", include_self=False)
+    theirs.backward(upstream)
+    found = pillar_maximum(ours, owner, 2)
+    found.backward(upstream)
+    torch.testing.assert_close(found, theirs, rtol=1e-15, atol=0)
+    torch.testing.assert_close(ours.grad, torchs.grad)

@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 
 _NEIGHBOURHOOD = 3.0  # metres around a pasted object in which the ground is looked for
 _GROUND_SHARE = 0.1  # the ground's height is this quantile of what lies there
+_KEPT_BYTES = 512 * 2**20  # frames read stay in memory up to so much, per process
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Frames(torch.utils.data.Dataset[dict[str, Any]]):
         for name in augment.paste:
             if name not in self.classes:
                 raise UsageError("PTD-922", f"there is no class '{name}' to paste", f"use {', '.join(classes)}")
+        self._kept: dict[str, tuple[Points, Objects, NDArray[np.int64]]] = {}
+        self._room = _KEPT_BYTES
         self.cutouts = self._collect() if augment.paste else {}
 
     def _collect(self) -> dict[int, list[Cutout]]:
@@ -99,6 +102,15 @@ class Frames(torch.utils.data.Dataset[dict[str, Any]]):
         return found
 
     def _read(self, case: Case) -> tuple[Points, Objects, NDArray[np.int64]]:
+        if case.id not in self._kept:
+            read = self._load(case)
+            if read[0].nbytes > self._room:
+                return read
+            self._room -= read[0].nbytes
+            self._kept[case.id] = read
+        return self._kept[case.id]
+
+    def _load(self, case: Case) -> tuple[Points, Objects, NDArray[np.int64]]:
         frame = frame_of(case)
         points, _ = load_points(frame, self.points, self.span)
         objects = to_objects(frame)
@@ -128,15 +140,13 @@ class Frames(torch.utils.data.Dataset[dict[str, Any]]):
             wanted = self.augment.paste[self.classes[label]] - int((labels == label).sum())
             for _ in range(max(wanted, 0) if cutouts else 0):
                 cutout = cutouts[int(rng.integers(len(cutouts)))]
-                floor = _ground(points, cutout.box)
-                if floor is None or _touches(cutout.box, boxes):
+                if _touches(cutout.box, boxes) or (floor := _ground(points, cutout.box)) is None:
                     continue
                 rise = floor - (cutout.box[2] - cutout.box[5] / 2)
                 box, own = cutout.box.copy(), cutout.points.copy()
                 box[2] += rise
                 own[:, 2] += np.float32(rise)
-                covered = points_in_boxes(torch.from_numpy(points), torch.from_numpy(box[None]).float())[:, 0].numpy()
-                points = np.concatenate([points[~covered], own])
+                points = np.concatenate([points[~_covered(points, box)], own])
                 boxes, labels = np.concatenate([boxes, box[None]]), np.append(labels, label)
         return points, boxes, labels
 
@@ -152,8 +162,23 @@ class Frames(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def _ground(points: Points, box: Array) -> float | None:
-    near = points[np.hypot(points[:, 0] - box[0], points[:, 1] - box[1]) < _NEIGHBOURHOOD, 2]
+    near = points[_around(points, box, _NEIGHBOURHOOD)]
+    near = near[np.hypot(near[:, 0] - box[0], near[:, 1] - box[1]) < _NEIGHBOURHOOD, 2]
     return float(np.quantile(near, _GROUND_SHARE)) if len(near) > 3 else None
+
+
+def _covered(points: Points, box: Array) -> NDArray[np.bool_]:
+    """Which points lie in a box, bool (p,)."""
+    covered = _around(points, box, float(np.hypot(box[3], box[4])))
+    near = torch.from_numpy(points[covered])
+    covered[covered] = points_in_boxes(near, torch.from_numpy(box[None]).float())[:, 0].numpy()
+    return covered
+
+
+def _around(points: Points, box: Array, reach: float) -> NDArray[np.bool_]:
+    """Which points lie in the square around a box's centre; a cheap choice before an exact one."""
+    x, y = points[:, 0], points[:, 1]
+    return np.asarray((np.abs(x - np.float32(box[0])) <= reach) & (np.abs(y - np.float32(box[1])) <= reach))
 
 
 def _touches(box: Array, others: Array) -> bool:

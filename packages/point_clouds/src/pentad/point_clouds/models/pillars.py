@@ -95,9 +95,16 @@ def point_features(pillars: Pillars, grid: GridConfig) -> Tensor:
 
 
 def pillar_maximum(values: Tensor, owner: Tensor, count: int) -> Tensor:
-    """Return each pillar's maximum of its points' values: (p, c) to (count, c)."""
-    index = owner.unsqueeze(1).expand_as(values)
-    return values.new_zeros(count, values.shape[1]).scatter_reduce(0, index, values, "amax", include_self=False)
+    """Return each pillar's maximum of its points' values: (p, c) to (count, c); equal maxima share the gradient."""
+    index, nothing = owner.unsqueeze(1).expand_as(values), values.new_zeros(count, values.shape[1])
+    with torch.no_grad():
+        peak = nothing.scatter_reduce(0, index, values, "amax", include_self=False)
+        if not values.requires_grad:
+            return peak
+        # As a weighted sum over the points: its gradient takes a third of the time of the maximum's own.
+        share = (values == peak.index_select(0, owner)).to(values.dtype)
+        share = share / nothing.index_add(0, owner, share).index_select(0, owner)
+    return nothing.index_add(0, owner, values * share)
 
 
 class PillarLayer(nn.Module):
@@ -151,6 +158,6 @@ class PillarEncoder(nn.Module):
         x = point_features(pillars, self.grid)
         for number, layer in enumerate(self.vfe_layers):
             if number:
-                x = torch.cat([x, pillar_maximum(x, pillars.owner, count)[pillars.owner]], dim=1)
+                x = torch.cat([x, pillar_maximum(x, pillars.owner, count).index_select(0, pillars.owner)], dim=1)
             x = layer(x)
         return pillar_maximum(x, pillars.owner, count)
