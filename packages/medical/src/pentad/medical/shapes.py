@@ -12,35 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from pentad.core.draws import Array
+from pentad.core.draws import Draws as CoreDraws
+
 Point = tuple[float, float, float]
 
 WARP_REACH = 12.0
 """Largest displacement of a body by the warp, mm of the reference adult; crops keep this margin."""
 
 
-class Draws:
-    """A stream of random numbers fixed by ``key``, the same under every NumPy version.
-
-    Only the raw integers of PCG64 are used: NumPy keeps those stable and reserves the right to change the rest.
-    """
-
-    def __init__(self, *key: int) -> None:
-        self._bits = np.random.PCG64(np.random.SeedSequence(key))
-
-    def raw(self, count: int) -> NDArray[np.uint64]:
-        """Return ``count`` integers, uniform over 64 bits."""
-        return np.asarray(self._bits.random_raw(count), dtype=np.uint64)
-
-    def uniform(self, low: float, high: float) -> float:
-        """Return one number from ``low`` (included) to ``high`` (excluded)."""
-        return low + (high - low) * (int(self.raw(1)[0]) >> 11) * (1.0 / (1 << 53))
-
-    def integer(self, count: int) -> int:
-        """Return one integer from 0 to ``count - 1``."""
-        return int(self.raw(1)[0]) % count
+class Draws(CoreDraws):
+    """A stream of random numbers fixed by ``key``, with what shapes of a body are drawn from."""
 
     def near(self, centre: Point, reach: float) -> Point:
         """Return a point in the cube of half-width ``reach`` around ``centre``."""
@@ -52,7 +35,7 @@ class Draws:
 
     def lattice(self, shape: tuple[int, ...]) -> Array:
         """Return numbers uniform over -1 … 1 in an array of ``shape``."""
-        return (self.raw(math.prod(shape)) >> np.uint64(11)).astype(np.float64).reshape(shape) * (2.0 / (1 << 53)) - 1.0
+        return self.grid(*shape) * 2.0 - 1.0
 
     def grain(self, shape: tuple[int, ...]) -> Array:
         """Return white, nearly normal noise of mean 0 and standard deviation 1: sums of four 16-bit integers."""
