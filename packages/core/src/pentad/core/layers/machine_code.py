@@ -8,6 +8,7 @@ alone. Nothing is unpickled, and a file whose digest does not fit its content is
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -16,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,35 @@ def load(module: str, function: str, element: str, sources: Sequence[str]) -> Ca
         engine.finalize_object()
         _ENGINES.append(engine)
         return _callable(engine.get_function_address(_SYMBOL))
+
+
+def has_wide_lanes() -> bool:
+    """Return whether the processor's registers hold sixteen float32 values, 32 of them."""
+    return bool(binding.get_host_cpu_features().get("avx512f"))
+
+
+def on_threads(work: Callable[[], None], workers: int) -> None:
+    """Call a function that takes tasks from a common list, here and on other threads, until the list is empty.
+
+    Args:
+        work: Takes tasks until there is none.
+        workers: How many do so at the same time, this thread among them.
+    """
+    others = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
+    work()
+    for other in others:
+        if not other.cancel():  # it woke too late to find anything to do
+            other.result()
+
+
+@functools.cache
+def _pool(count: int) -> ThreadPoolExecutor:
+    """Return threads that sleep between calls; starting them takes longer than a short task."""
+    return ThreadPoolExecutor(count, thread_name_prefix="pentad")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _callable(address: int) -> Callable[..., None]:
@@ -114,8 +145,8 @@ def _compiled(module: str, function: str, element: str, path: Path) -> bytes:
     except OSError:
         writable = False
     kept = "once on this machine" if writable else "again in every run, as the cache folder is not writable"
-    way = function.removesuffix("_task")
-    log.info("compiling the selective scan, %s, %s, %s", way, element, kept)
+    name = f"{module.rpartition('.')[2]}.{function.removesuffix('_task')}"
+    log.info("compiling %s, %s, %s", name, element, kept)
     start = time.perf_counter()
     code = _emitted(module, function, element)
     log.debug("compiled in %.1f s", time.perf_counter() - start)
@@ -124,7 +155,7 @@ def _compiled(module: str, function: str, element: str, path: Path) -> bytes:
             with atomic(path) as temporary:
                 temporary.write_bytes(hashlib.sha256(code).digest() + code)
         except OSError as error:  # the disk is full, for instance
-            log.warning("the compiled selective scan could not be kept in %s: %s", path.parent, error.strerror)
+            log.warning("the compiled %s could not be kept in %s: %s", name, path.parent, error.strerror)
     return code
 
 

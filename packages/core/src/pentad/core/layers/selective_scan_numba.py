@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +56,8 @@ def _run(way: str, tensors: tuple[Tensor | None, ...], s: Layout, tiles: int) ->
         for index in todo:
             kernel(*addresses, space.data_ptr(), numbers.data_ptr(), index)
 
-    if workers == 1 or s.batch * s.groups * s.width * s.length * s.states < _WORTH_THREADS:
-        work()
-        return
-    others = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
-    work()
-    for other in others:
-        if not other.cancel():  # it woke too late to find anything to do
-            other.result()
-
-
-@functools.cache
-def _pool(count: int) -> ThreadPoolExecutor:
-    """Return threads that sleep between calls; starting them takes longer than a short scan."""
-    return ThreadPoolExecutor(count, thread_name_prefix="selective-scan")
-
-
-if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    small = s.batch * s.groups * s.width * s.length * s.states < _WORTH_THREADS
+    machine_code.on_threads(work, 1 if small else workers)
 
 
 def _walkable(x: Tensor) -> Tensor:
