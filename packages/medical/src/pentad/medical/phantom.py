@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pentad.core.draws import Array
 from pentad.medical.phantom_body import FAT, Habitus, bowel, chest, oval, retroperitoneum, spine, trunk, upper_abdomen
-from pentad.medical.shapes import Array, Canvas, Draws, Point, blur, common, smooth_noise, union
+from pentad.medical.shapes import Canvas, Draws, Point, blur, common, smooth_noise, union
 
 LIVER, LESION = 1, 2
 AIR = -1000.0

@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from pentad.medical.shapes import Array, Canvas, Draws, Point, common, smooth_noise, union
+from pentad.core.draws import Array
+from pentad.medical.shapes import Canvas, Draws, Point, common, smooth_noise, union
 
 FAT = -98.0
 """CT number of fat, HU."""

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pentad.core.draws import Array
 from pentad.core.files import atomic, write_json, write_text
 from pentad.medical.phantom import Patient, acquire, build
 from pentad.medical.sample_files import Grid, Series, Study, nifti_label, write_images
-from pentad.medical.shapes import Array, Draws, Point
+from pentad.medical.shapes import Draws, Point
 
 _POSITIONS = {(1, 1): "HFS", (-1, -1): "HFP", (-1, 1): "FFS", (1, -1): "FFP"}
 

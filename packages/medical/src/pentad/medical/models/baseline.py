@@ -11,12 +11,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from monai.networks.blocks.dynunet_block import UnetBasicBlock
 from monai.networks.nets import dynunet
 from torch import Tensor
 
 from pentad.core.bundle import PublishedModel
 from pentad.core.errors import ModelError
-from pentad.medical.models.norms import replace_norms
+from pentad.medical.models.convolution import replace_convolutions
+from pentad.medical.models.norms import activated, replace_norms
+
+SLOPE = 0.01
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,20 @@ def monai_arguments(config: DynUNetConfig) -> dict[str, Any]:
         "upsample_kernel_size": config.strides[1:],
         "filters": config.features,
         "norm_name": ("INSTANCE", {"affine": True}),
-        "act_name": ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
+        "act_name": ("leakyrelu", {"inplace": True, "negative_slope": SLOPE}),
         "deep_supervision": True,
         "deep_supr_num": len(config.features) - 2,
         "trans_bias": True,
     }
+
+
+class Block(UnetBasicBlock):
+    """MONAI's two convolutions with norm and rectifier, these in one go where the model only predicts."""
+
+    def forward(self, inp: Tensor) -> Tensor:
+        """Return act(norm(conv(act(norm(conv(x))))))."""
+        x = activated(self.norm1, self.conv1(inp), SLOPE)
+        return activated(self.norm2, self.conv2(x), SLOPE)
 
 
 class DynUNet(PublishedModel):
@@ -81,6 +94,10 @@ class DynUNet(PublishedModel):
         self.divisor = tuple(math.prod(steps) for steps in zip(*config.strides, strict=True))
         self.network = dynunet.DynUNet(**monai_arguments(config))
         replace_norms(self.network, len(config.strides[0]))
+        replace_convolutions(self.network)
+        for module in self.network.modules():
+            if type(module) is UnetBasicBlock:
+                module.__class__ = Block
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return logits; in training with deep supervision a list from full resolution to the coarsest.
@@ -96,7 +113,17 @@ class DynUNet(PublishedModel):
             raise ModelError(
                 "PTD-295", f"this DynUNet takes multiples of {divisor}, not {size}", "predict in tiles of the plan"
             )
-        logits: Tensor = self.network.output_block(self.network.skip_layers(x))
-        if self.training and self.config.deep_supervision:
-            return [logits, *self.network.heads]
-        return logits
+        every_head = self.training and self.config.deep_supervision
+        last = self.network.skip_layers(x) if every_head else _without_heads(self.network.skip_layers, x)
+        logits: Tensor = self.network.output_block(last)
+        return [logits, *self.network.heads] if every_head else logits
+
+
+def _without_heads(layer: Any, x: Tensor) -> Tensor:
+    """What MONAI's nested layers return, without the logits of the decoder's stages that they compute beside it."""
+    if not isinstance(layer, dynunet.DynUNetSkipLayer):
+        bottom: Tensor = layer(x)
+        return bottom
+    skip = layer.downsample(x)
+    up: Tensor = layer.upsample(_without_heads(layer.next_layer, skip), skip)
+    return up

@@ -1,59 +1,166 @@
-"""Prototype."""
+"""Convolutions of few channels, and the norms between them, at more than torch's speed on a CPU.
+
+oneDNN, which torch calls, works on sixteen channels at a time: 12 or 24 leave lanes empty, and every map is reordered
+on its way in and out. `convolution_loops` has positions in the lanes instead and takes maps as they lie. It is used to
+predict alone (evaluation, no gradients, float32) and on processors whose registers hold sixteen values; elsewhere, and
+where all blocks of sixteen channels are full, torch computes. Training is torch's in any case, so that a model's
+weights do not hang on which of the two is quicker; only the last bits of a prediction do.
+"""
+
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from pentad.core.layers import lanes, machine_code
+from pentad.core.layers import machine_code
 from pentad.medical.models.convolution_layout import Layout, layout, memory, offsets
 
-_SHARED = ("convolution_loops", "convolution_layout")
+_BLOCK = 16  # channels that oneDNN takes at a time
+_LARGEST = 1 << 20  # float32 values of a task's memory beyond which its input leaves the caches
+_WORTH_THREADS = 1 << 20  # products, below which no other thread is woken
 
 
-@functools.cache
-def _kernel(name: str) -> Callable[..., None]:
-    sources = [str(Path(__file__).with_name(f"{n}.py")) for n in _SHARED] + [str(lanes.__file__)]
-    return machine_code.load("pentad.medical.models.convolution_loops", f"{name}_task", "float32", sources)
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d`; narrow ones predict by the compiled loops."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the convolution of maps (b, c, y, x)."""
+        return convolve(input, self.weight, self.bias) if _suits(self, input) else super().forward(input)
 
 
-@functools.lru_cache(maxsize=256)
-def _told(channels, size, kernel):
+class Conv3d(nn.Conv3d):
+    """The same of maps (b, c, z, y, x)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the convolution of maps (b, c, z, y, x)."""
+        return convolve(input, self.weight, self.bias) if _suits(self, input) else super().forward(input)
+
+
+CONVOLUTION: dict[int, Any] = {2: Conv2d, 3: Conv3d}
+"""Class by number of spatial axes."""
+
+
+def replace_convolutions(network: nn.Module) -> None:
+    """Make these classes of torch's convolutions in a network, weights as they are."""
+    for module in network.modules():
+        # Another class of the same attributes: a new layer would draw numbers that the next ones then lack.
+        if type(module) is nn.Conv2d:
+            module.__class__ = Conv2d
+        elif type(module) is nn.Conv3d:
+            module.__class__ = Conv3d
+
+
+def predicts(x: Tensor) -> bool:
+    """Return whether the compiled loops may take ``x``: plain float32 values on a wide CPU, nobody looking on."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.compiler.is_compiling()
+        and _get_current_dispatch_mode() is None  # exports and counters of operations see torch's
+        and _wide_lanes()
+    )
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the convolution at stride 1 with borders of zeros, (b, outputs, …) of the size of ``x``.
+
+    Args:
+        x: Maps (b, inputs, y, x) or (b, inputs, z, y, x), float32, on the CPU.
+        weight: Kernel (outputs, inputs, …), odd along every axis.
+        bias: One value an output.
+    """
+    s, numbers = _told((weight.shape[1], weight.shape[0]), _three(x.shape[2:]), _three(weight.shape[2:]))
+    blocks = -(-s.outputs // s.block)
+    rows = weight.new_zeros(blocks * s.block, weight[0].numel() + 1)
+    rows[: s.outputs, 1:] = weight.detach().flatten(1)
+    if bias is not None:
+        rows[: s.outputs, 0] = bias.detach()
+    packed = rows.view(blocks, s.block, -1).transpose(1, 2).contiguous()
+    x = x.contiguous()
+    out = x.new_empty(x.shape[0], s.outputs, *x.shape[2:])
+    products = out.numel() * weight[0].numel()
+    _run("convolve", (x, packed, out), memory(s), numbers, x.shape[0] * s.parts, products)
+    return out
+
+
+def normalise_(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d, slope: float) -> Tensor:
+    """Give every map of ``x`` mean 0, variance 1, the norm's weight and bias, and a leaky rectifier, in place.
+
+    Args:
+        x: Maps (b, c, …), float32, contiguous, on the CPU.
+        norm: An affine norm.
+        slope: Of the rectifier below 0; 1 for none.
+    """
+    maps, count = x.shape[0] * x.shape[1], x[0, 0].numel()
+    share = -(-maps // min(maps, 4 * torch.get_num_threads()))
+    affine = torch.cat([norm.weight.detach(), norm.bias.detach()])
+    numbers, constants = torch.tensor([maps, share, x.shape[1], count]), torch.tensor([norm.eps, slope])
+    _run("normalise", (x, affine, constants), 2 * _BLOCK, numbers, -(-maps // share), 4 * x.numel())
+    return x
+
+
+def _suits(module: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
+    """Whether the convolution is one that `convolve` computes, and sooner than torch."""
+    kernel, axes = module.kernel_size, len(module.kernel_size)
+    channels = module.in_channels, module.out_channels
+    return (
+        not module.training
+        and x.ndim == axes + 2
+        and x.numel() > 0
+        and module.stride == module.dilation == (1,) * axes
+        and module.padding == tuple(size // 2 for size in kernel)
+        and all(size % 2 for size in kernel)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and any(count % _BLOCK for count in channels)
+        and predicts(x)
+        and memory(_told(channels, _three(x.shape[2:]), _three(kernel))[0]) <= _LARGEST
+    )
+
+
+def _three(size: Sequence[int]) -> tuple[int, int, int]:
+    """The size as (z, y, x); of two axes the first becomes z, along which the loops part their work."""
+    return (size[0], 1, size[1]) if len(size) == 2 else (size[0], size[1], size[2])
+
+
+@functools.lru_cache(maxsize=1024)
+def _told(channels: tuple[int, int], size: tuple[int, int, int], kernel: tuple[int, int, int]) -> tuple[Layout, Tensor]:
     s = layout(channels, size, kernel)
     return s, torch.tensor([*s, *offsets(s)])
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    size, kernel = tuple(x.shape[2:]), tuple(weight.shape[2:])
-    if len(size) == 2:
-        size, kernel = (size[0], 1, size[1]), (kernel[0], 1, kernel[1])
-    s, numbers = _told((weight.shape[1], weight.shape[0]), size, kernel)
-    blocks = -(-s.outputs // s.block)
-    rows = weight.new_zeros(blocks * s.block, weight[0].numel() + 1)
-    rows[: s.outputs, 1:] = weight.flatten(1)
-    if bias is not None:
-        rows[: s.outputs, 0] = bias
-    packed = rows.view(blocks, s.block, -1).transpose(1, 2).contiguous()
-    x = x.contiguous()
-    out = x.new_empty(x.shape[0], s.outputs, *x.shape[2:])
-    k = _kernel("convolve")
-    work = torch.empty(memory(s))
-    for index in range(x.shape[0] * s.parts):
-        k(x.data_ptr(), packed.data_ptr(), out.data_ptr(), work.data_ptr(), numbers.data_ptr(), index)
-    return out
+@functools.cache
+def _wide_lanes() -> bool:
+    return machine_code.has_wide_lanes()
 
 
-def normalise(x: Tensor, weight, bias, eps, slope) -> Tensor:
-    maps, channels, count = x.shape[0] * x.shape[1], x.shape[1], x[0, 0].numel()
-    numbers = torch.tensor([maps, maps, channels, count])
-    affine = torch.cat([weight, bias])
-    constants = torch.tensor([eps, slope])
-    work = torch.empty(64)
-    _kernel("normalise")(x.data_ptr(), affine.data_ptr(), constants.data_ptr(), work.data_ptr(), numbers.data_ptr(), 0)
-    return x
+@functools.cache
+def _kernel(name: str) -> Callable[..., None]:
+    here = Path(__file__)
+    own = [here.with_name(f"convolution_{part}.py") for part in ("loops", "layout")]
+    lanes = Path(machine_code.__file__).with_name("lanes.py")
+    module = "pentad.medical.models.convolution_loops"
+    return machine_code.load(module, f"{name}_task", "float32", [str(path) for path in (*own, lanes)])
+
+
+def _run(name: str, tensors: Sequence[Tensor], size: int, numbers: Tensor, tasks: int, products: int) -> None:
+    """Call the loops for every task, each thread with memory of its own, on as many threads as torch may use."""
+    kernel, todo = _kernel(name), iter(range(tasks))
+    addresses = [tensor.data_ptr() for tensor in tensors]
+
+    def work() -> None:
+        space = torch.empty(size)
+        for index in todo:
+            kernel(*addresses, space.data_ptr(), numbers.data_ptr(), index)
+
+    workers = min(torch.get_num_threads(), tasks)
+    machine_code.on_threads(work, workers if products >= _WORTH_THREADS else 1)

@@ -77,7 +77,7 @@ def _emit_tile(builder: Any, args: Any, size: tuple[int, int]) -> None:
     tap = builder.phi(number)
     tap.add_incoming(whole(0), before)
     sums = {pair: builder.phi(kind) for pair in pairs}
-    for (o, v), total in sums.items():
+    for (o, _), total in sums.items():
         total.add_incoming(biases[o], before)
     place = builder.add(at, builder.load(builder.gep(taps, [builder.add(tap, whole(HEAD))])))
     values = [builder.load(vector(x, builder.add(place, whole(v * COUNT))), align=4) for v in range(vectors)]

@@ -28,9 +28,9 @@ from pentad.core.bundle import PublishedModel
 from pentad.core.checkpoint import rename, resolve_aliases
 from pentad.core.errors import ModelError
 from pentad.core.layers.mamba import Mamba
-from pentad.medical.models.norms import NORM
+from pentad.medical.models.convolution import CONVOLUTION
+from pentad.medical.models.norms import NORM, activated
 
-CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 SLOPE = 0.01
 
 
@@ -129,7 +129,7 @@ class BasicResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return norm(conv(act(norm(conv(x))))) + 1x1 conv(x), activated."""
-        y = functional.leaky_relu(self.norm1(self.conv1(x)), SLOPE)
+        y = activated(self.norm1, self.conv1(x), SLOPE)
         y = self.norm2(self.conv2(y))
         return functional.leaky_relu(y + self.conv3(x), SLOPE)
 
@@ -159,7 +159,7 @@ class BasicBlockD(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return conv2(act(conv1(x))) + x, activated."""
-        y = self.conv2(functional.leaky_relu(self.conv1(x), SLOPE))
+        y = self.conv2(activated(self.conv1.norm, self.conv1.conv(x), SLOPE))
         return functional.leaky_relu(y + x, SLOPE)
 
 
