@@ -8,7 +8,7 @@ from pentad.medical.privacy import default_key_file
 def findings() -> list[tuple[str, str]]:
     """Return which compressed DICOM images can be decoded, and where the key of the pseudonyms is."""
     from pydicom import uid
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     kinds = {
         "RLE": uid.RLELossless,
