@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from matplotlib.figure import Figure as Drawing
 
 from pentad.audio.statement import Statement
 from pentad.core.errors import UsageError
@@ -18,6 +15,7 @@ from pentad.core.evaluation import Row, compare, from_entry, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
+from pentad.core.side_by_side import draw_training, per_case_csv, read_histories, training_csv
 from pentad.core.statement import read_statement
 
 HEADLINE = ("accuracy", "mean_average_precision", "event_f1", "segment_f1")
@@ -98,9 +96,9 @@ def report(
     if shipped is not None:
         metrics["shipped"] = shipped
     write_json(out / "metrics.json", metrics)
-    write_text(out / "report" / "per_case.csv", _per_case(found))
-    histories = _histories(runs, [entry.name for entry in found]) if runs else {}
-    write_text(out / "report" / "training.csv", _training(histories))
+    write_text(out / "report" / "per_case.csv", per_case_csv([(entry.name, entry.rows) for entry in found], PAIRED))
+    histories = read_histories(runs, [entry.name for entry in found]) if runs else {}
+    write_text(out / "report" / "training.csv", training_csv(histories))
     blocks = _blocks(data, found, paired, shipped, histories)
     write_page(
         out / "report" / "index.html", data.name, blocks, metrics["provenance"], subtitle="Sound tagging and events"
@@ -118,32 +116,6 @@ def _shipped(scored: Evaluation, run: Path) -> dict[str, int]:
             delivered = [(line["onset_s"], line["offset_s"], line["label"]) for line in csv.DictReader(stream)]
         cases, different = cases + 1, different + (delivered != reference[file.parent.name])
     return {"cases": cases, "differing_cases": different}
-
-
-def _per_case(found: Sequence[Evaluation]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "id", *PAIRED])
-    for entry in found:
-        for row in entry.rows:
-            writer.writerow([entry.name, row.id, *(f"{row.metrics.get(name, float('nan')):.6g}" for name in PAIRED)])
-    return text.getvalue()
-
-
-def _histories(runs: Path, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
-    files = {name: runs / name / "history.jsonl" for name in names}
-    return {
-        name: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        for name, file in files.items()
-        if file.is_file()
-    }
-
-
-def _training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    lines = ["model,step,loss"]
-    for name, history in histories.items():
-        lines += [f"{name},{int(entry['step'])},{entry['loss']:.6g}" for entry in history if entry.get("loss")]
-    return "\n".join(lines) + "\n"
 
 
 def _blocks(
@@ -169,7 +141,7 @@ def _blocks(
     blocks.append(_by_class(found))
     if histories:
         blocks.append(
-            Figure(_draw_training(histories), alt="Training loss by step of each model", caption="Training loss")
+            Figure(draw_training(histories), alt="Training loss by step of each model", caption="Training loss")
         )
     if shipped:
         sentence = (
@@ -190,15 +162,3 @@ def _by_class(found: Sequence[Evaluation]) -> Table:
         [name, *(entry.metrics.get("average_precision", {}).get(name) for entry in found)] for name in names
     ]
     return Table(["class", *(entry.name for entry in found)], rows, "Average precision of each class")
-
-
-def _draw_training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawing:
-    drawing = Drawing(figsize=(6.5, 2.6), layout="constrained")
-    axes = drawing.subplots()
-    for name, history in histories.items():
-        points = [(entry["step"], entry["loss"]) for entry in history if entry.get("loss") is not None]
-        axes.plot(*zip(*points, strict=True), label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    axes.legend()
-    return drawing

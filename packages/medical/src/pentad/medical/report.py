@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure as Drawing
 
 from pentad.core.cases import Case, read_cases
 from pentad.core.errors import UsageError
@@ -20,6 +18,7 @@ from pentad.core.evaluation import Row, compare, from_entry, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
+from pentad.core.side_by_side import draw_training, per_case_csv, read_histories, training_csv
 from pentad.core.statement import Statement, read_statement
 from pentad.medical.page import three_planes
 from pentad.medical.volumes import canonical, read_label, read_nifti
@@ -117,9 +116,9 @@ def report(
     if shipped is not None:
         metrics["shipped"] = shipped
     write_json(out / "metrics.json", metrics)
-    write_text(out / "report" / "per_case.csv", _per_case(found))
-    histories = _histories(runs, [entry.name for entry in found]) if runs else {}
-    write_text(out / "report" / "training.csv", _training(histories))
+    write_text(out / "report" / "per_case.csv", per_case_csv([(entry.name, entry.rows) for entry in found], PAIRED))
+    histories = read_histories(runs, [entry.name for entry in found]) if runs else {}
+    write_text(out / "report" / "training.csv", training_csv(histories))
     blocks = _blocks(data, found, paired, shipped, histories, read_cases(table))
     write_page(
         out / "report" / "index.html", data.name, blocks, metrics["provenance"], subtitle="Liver and lesions in CT"
@@ -137,34 +136,6 @@ def _shipped(scored: Evaluation, run: Path) -> dict[str, int]:
             delivered, _ = canonical(read_label(file))
             different += int(np.count_nonzero(delivered.array != read_label(reference).array))
     return {"cases": cases, "differing_voxels": different}
-
-
-def _per_case(found: Sequence[Evaluation]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "id", *PAIRED])
-    for entry in found:
-        for row in entry.rows:
-            writer.writerow([entry.name, row.id, *(f"{row.metrics.get(name, float('nan')):.6g}" for name in PAIRED)])
-    return text.getvalue()
-
-
-def _histories(runs: Path, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
-    files = {name: runs / name / "history.jsonl" for name in names}
-    return {
-        name: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        for name, file in files.items()
-        if file.is_file()
-    }
-
-
-def _training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    lines = ["model,step,loss"]
-    for name, history in histories.items():
-        lines += [
-            f"{name},{int(entry['step'])},{entry['loss']:.6g}" for entry in history if entry.get("loss") is not None
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def _blocks(
@@ -193,7 +164,11 @@ def _blocks(
     blocks.append(Text("Published figures", list(PUBLISHED)))
     if histories:
         blocks.append(
-            Figure(_draw_training(histories), alt="Training loss by step of each model", caption="Training loss")
+            Figure(
+                draw_training(histories, "Dice + cross-entropy"),
+                alt="Training loss by step of each model",
+                caption="Training loss",
+            )
         )
     if shipped:
         sentence = (
@@ -241,18 +216,6 @@ def _by_size(found: Sequence[Evaluation]) -> Table:
             cells.append(f"{sum(hits)} of {len(hits)}")
         rows.append([name, *cells])
     return Table(["diameter", *(entry.name for entry in found)], rows, "Lesions found, by size")
-
-
-def _draw_training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawing:
-    drawing = Drawing(figsize=(6.5, 2.6), layout="constrained")
-    axes = drawing.subplots()
-    for name, history in histories.items():
-        points = [(entry["step"], entry["loss"]) for entry in history if entry.get("loss") is not None]
-        axes.plot(*zip(*points, strict=True), label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel("Dice + cross-entropy")
-    axes.legend()
-    return drawing
 
 
 def _per_case_table(first: Evaluation) -> Table:

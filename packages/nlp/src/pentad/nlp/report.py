@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pentad.core.files import write_json, write_text
 from pentad.core.metrics import Interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Notice, Table, Text, draw_intervals, style, write_page
 from pentad.core.run import code_version
+from pentad.core.side_by_side import draw_training, per_case_csv, read_histories, training_csv
 from pentad.core.statement import read_statement
 from pentad.nlp import metrics
 from pentad.nlp.statement import Statement
@@ -103,9 +102,12 @@ def report(
     if predictions:
         content["shipped"] = _shipped(first, predictions, data)
     write_json(out / "metrics.json", content)
-    write_text(out / "report" / "per_case.csv", _per_case(found))
-    histories = _histories(runs, [entry.name for entry in found]) if runs else {}
-    write_text(out / "report" / "training.csv", _training(histories))
+    write_text(
+        out / "report" / "per_case.csv",
+        per_case_csv([(entry.name, entry.rows) for entry in found], ["confidence"], digits=4),
+    )
+    histories = read_histories(runs, [entry.name for entry in found]) if runs else {}
+    write_text(out / "report" / "training.csv", training_csv(histories))
     blocks = _blocks(data, found, content, histories)
     write_page(out / "report" / "index.html", data.name, blocks, content["provenance"], subtitle=TITLES[data.task])
     return f"{len(found)} models on {first.metrics['cases']['scored']} documents; see {out / 'report' / 'index.html'}"
@@ -155,34 +157,6 @@ def _shipped(scored: Evaluation, run: Path, data: Statement) -> dict[str, int]:
     return {"documents": documents, "differing_documents": different}
 
 
-def _per_case(found: Sequence[Evaluation]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "id", "confidence"])
-    for entry in found:
-        for row in entry.rows:
-            writer.writerow([entry.name, row.id, f"{row.metrics.get('confidence', float('nan')):.4g}"])
-    return text.getvalue()
-
-
-def _histories(runs: Path, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
-    files = {name: runs / name / "history.jsonl" for name in names}
-    return {
-        name: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        for name, file in files.items()
-        if file.is_file()
-    }
-
-
-def _training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    lines = ["model,step,loss"]
-    for name, history in histories.items():
-        lines += [
-            f"{name},{int(entry['step'])},{entry['loss']:.6g}" for entry in history if entry.get("loss") is not None
-        ]
-    return "\n".join(lines) + "\n"
-
-
 def _blocks(
     data: Statement,
     found: Sequence[Evaluation],
@@ -202,7 +176,7 @@ def _blocks(
         blocks += _bias(content["bias"])
     if histories:
         caption = "Training loss by step of each model"
-        blocks.append(Figure(_draw_training(histories), alt=caption, caption=caption))
+        blocks.append(Figure(draw_training(histories), alt=caption, caption=caption))
     if "shipped" in content:
         shipped = content["shipped"]
         sentence = (
@@ -280,16 +254,3 @@ def _bias(reports: Mapping[str, Mapping[str, Any]]) -> list[Block]:
         caption = "Mean score of the same posts, by the group that they name"
         blocks.append(Figure(draw_intervals(means, caption), alt=caption, caption=caption))
     return blocks
-
-
-def _draw_training(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Drawing:
-    with style():
-        drawing = Drawing(figsize=(6.5, 2.6), layout="constrained")
-        axes = drawing.subplots()
-        for name, history in histories.items():
-            points = [(entry["step"], entry["loss"]) for entry in history if entry.get("loss") is not None]
-            axes.plot(*zip(*points, strict=True), label=name)
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss")
-        axes.legend()
-    return drawing

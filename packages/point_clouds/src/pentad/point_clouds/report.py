@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pentad.core.files import write_json, write_text
 from pentad.core.metrics import Interval, statistic_interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, draw_intervals, write_page
 from pentad.core.run import code_version
+from pentad.core.side_by_side import per_case_csv
 from pentad.core.statement import Statement, read_statement
 from pentad.point_clouds.scoring import DETECTIONS, MATCHES, Scored, class_ap, from_json, mean_ap
 
@@ -81,7 +80,8 @@ def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Pat
     if predictions is not None:
         metrics["shipped"] = _shipped(evaluations[0], predictions)
     write_json(out / "metrics.json", metrics)
-    write_text(out / "report" / "per_case.csv", _per_case(found, classes))
+    columns = [f"{kind}_{what}" for kind in classes for what in ("f1", "objects", "found", "hits")]
+    write_text(out / "report" / "per_case.csv", per_case_csv([(entry.name, entry.rows) for entry in found], columns))
     blocks = _blocks(found, paired, classes, synthetic=about.synthetic)
     page = out / "report" / "index.html"
     write_page(page, about.name, blocks, metrics["provenance"], subtitle="Objects in LiDAR sweeps")
@@ -120,17 +120,6 @@ def _paired(first: Evaluation, other: Evaluation, classes: Sequence[str]) -> dic
         return statistic_interval(difference, len(names), seed=seed, groups=drawn, resamples=_RESAMPLES)
 
     return {"mean_ap": to_entry(interval("")), **{f"{kind}_ap": to_entry(interval(kind)) for kind in classes}}
-
-
-def _per_case(found: Sequence[Evaluation], classes: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [f"{kind}_{what}" for kind in classes for what in ("f1", "objects", "found", "hits")]
-    writer.writerow(["model", "id", *names])
-    for entry in found:
-        for row in entry.rows:
-            writer.writerow([entry.name, row.id, *(f"{row.metrics.get(name, float('nan')):.6g}" for name in names)])
-    return text.getvalue()
 
 
 def _blocks(

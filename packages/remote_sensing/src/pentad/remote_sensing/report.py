@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pentad.core.evaluation import Row, compare, from_entry, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
+from pentad.core.side_by_side import per_case_csv
 from pentad.core.statement import read_statement
 from pentad.remote_sensing.shipped import compare_shipped
 from pentad.remote_sensing.statement import Statement
@@ -90,7 +89,10 @@ def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Pat
     if predictions:
         metrics["shipped"] = compare_shipped(table, first.rows, first.task, predictions)
     write_json(out / "metrics.json", metrics)
-    write_text(out / "report" / "per_case.csv", _per_case(found))
+    write_text(
+        out / "report" / "per_case.csv",
+        per_case_csv([(entry.name, entry.rows) for entry in found], first.task.headline),
+    )
     blocks = _blocks(found, paired, synthetic=about.synthetic)
     if shipped := metrics.get("shipped"):
         words = (
@@ -101,17 +103,6 @@ def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Pat
     page = out / "report" / "index.html"
     write_page(page, about.name, blocks, metrics["provenance"], subtitle=_SUBTITLES[first.task.name])
     return f"{len(found)} models on {first.metrics['cases']['scored']} scenes; see {page}"
-
-
-def _per_case(found: Sequence[Evaluation]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = found[0].task.headline
-    writer.writerow(["model", "id", *names])
-    for entry in found:
-        for row in entry.rows:
-            writer.writerow([entry.name, row.id, *(f"{row.metrics.get(name, float('nan')):.6g}" for name in names)])
-    return text.getvalue()
 
 
 def _blocks(found: Sequence[Evaluation], paired: Mapping[str, Mapping[str, Any]], *, synthetic: bool) -> list[Block]:
