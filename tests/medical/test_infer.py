@@ -115,6 +115,14 @@ def test_a_dry_run_tells_the_cases_and_writes_nothing(studies, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_leaves_aside_what_any_study_holds_and_ends_well(studies, tmp_path):
+    key = ("--key-file", studies.with_name("key"))
+    done = call("medical", "predict", studies / "a", "-o", tmp_path, "--model", "threshold", "--dry-run", *key)
+    assert done.code == 0
+    assert done.out.count("left aside ") == done.out.count("PTD-323 a localizer") == 1
+    assert "1 of 1 cases to do, 0 rejected" in done.out
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [

@@ -1,14 +1,18 @@
 """What DVC does for a pipeline, on a tiny one of two stages: plans, sweeps, and remotes on disk and S3-like."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from dvc.cli import main as dvc_main
 
 from pentad.core.cases import Case, write_cases
+from pentad.core.errors import UsageError
 from pentad.core.pipeline_plan import explain
 
 STAGES = {
@@ -33,10 +37,12 @@ def dvc(*words):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A repository with a pipeline that cuts twelve cases into folds and counts these."""
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+    """The folder of a pipeline that cuts twelve cases into folds and counts these, in a repository of its own."""
+    root = tmp_path / "repository"
+    folder = root / "pipelines" / "tiny"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # its `pentad`
     for name in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{name}_NAME", "nobody")
         monkeypatch.setenv(f"GIT_{name}_EMAIL", "nobody@example.org")
@@ -46,7 +52,14 @@ def tiny(tmp_path, monkeypatch):
     write_cases(folder / "cases.jsonl", [Case(id=f"case-{number}") for number in range(12)])
     (folder / "params.yaml").write_text("count: 2\nseed: 0\n")
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
+    monkeypatch.chdir(folder)
     return folder
+
+
+def test_a_pipeline_outside_a_repository_is_one_sentence(tmp_path):
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
+    with pytest.raises(UsageError, match=r"PTD-224 .*no DVC repository"):
+        explain(tmp_path)
 
 
 def commit(folder):
@@ -63,7 +76,10 @@ def test_the_plan_tells_the_truth_before_and_after_each_change(tiny):
     dvc("repro")
     assert explain(tiny) == [("folds", "up to date"), ("size", "up to date")]
     (tiny / "params.yaml").write_text("count: 3\nseed: 0\n")
-    assert explain(tiny) == [("folds", "runs: params.yaml: count modified"), ("size", "runs: after folds")]
+    assert explain(tiny) == [
+        ("folds", "runs: params.yaml: count modified; changed command"),
+        ("size", "runs: after folds"),
+    ]
     write_cases(tiny / "cases.jsonl", [Case(id=f"case-{number}") for number in range(9)])
     told = dict(explain(tiny))["folds"]
     assert "cases.jsonl modified" in told
@@ -74,17 +90,18 @@ def test_the_plan_tells_the_truth_before_and_after_each_change(tiny):
     assert told["size"] == "runs: after folds"
 
 
-def test_a_sweep_leaves_an_experiment_a_setting(tiny, capsys):
+def test_a_sweep_leaves_an_experiment_a_setting(tiny, capsys, monkeypatch):
     dvc("repro")
     commit(tiny)
-    for count in (3, 4):
-        dvc("exp", "run", "--name", f"folds-{count}", "-S", f"count={count}")
-        assert json.loads((tiny / "metrics.json").read_text())["tables"] >= count
+    dvc("exp", "run", "--name", "folds-3", "-S", "count=3")
+    monkeypatch.chdir(tiny.parents[1])
+    dvc("exp", "run", "--name", "folds-4", "-S", "pipelines/tiny/params.yaml:count=4", "pipelines/tiny/dvc.yaml")
+    assert json.loads((tiny / "metrics.json").read_text()) == {"tables": 4}
     capsys.readouterr()
     assert dvc_main(["exp", "show", "--json"]) == 0
     (revision,) = [entry for entry in json.loads(capsys.readouterr().out) if entry["rev"] != "workspace"]
     found = {
-        one["name"]: (one["revs"][0]["data"]["params"]["params.yaml"]["data"]["count"])
+        one["name"]: (one["revs"][0]["data"]["params"]["pipelines/tiny/params.yaml"]["data"]["count"])
         for one in revision["experiments"]
     }
     assert found == {"folds-3": 3, "folds-4": 4}
@@ -113,7 +130,7 @@ def check_round_trip(folder):
     made = tables(folder)
     assert len(made) >= 2
     dvc("push")
-    shutil.rmtree(folder / ".dvc" / "cache")
+    shutil.rmtree(folder.parents[1] / ".dvc" / "cache")
     shutil.rmtree(folder / "folds")
     dvc("pull")
     assert tables(folder) == made

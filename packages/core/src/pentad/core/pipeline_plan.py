@@ -18,7 +18,7 @@ def explain(folder: Path) -> list[tuple[str, str]]:
     not there and is made by no stage cannot.
 
     Raises:
-        UsageError: There is no pipeline in the folder, or DVC is not installed.
+        UsageError: There is no pipeline in the folder or no DVC repository around it, or DVC is not installed.
     """
     file = (folder / "dvc.yaml").resolve()
     if not file.is_file():
@@ -26,10 +26,16 @@ def explain(folder: Path) -> list[tuple[str, str]]:
             "PTD-224", "no dvc.yaml here", "name the folder of a pipeline, say pipelines/liver_seg", folder
         )
     try:
+        from dvc.exceptions import NotDvcRepoError
         from dvc.repo import Repo
     except ImportError:
         raise UsageError("PTD-225", "DVC is not installed", "install it with pip install dvc") from None
-    with Repo(str(folder)) as repo:
+    try:
+        found = Repo(str(file.parent))
+    except NotDvcRepoError:
+        problem = "no DVC repository holds this pipeline"
+        raise UsageError("PTD-224", problem, "run dvc init at the root of your git repository", folder) from None
+    with found as repo:
         every = list(repo.index.stages)
         stages = [stage for stage in every if Path(stage.path) == file]
         news = {key.rpartition(":")[2]: changes for key, changes in repo.status(targets=[str(file)]).items()}

@@ -84,11 +84,12 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     # What stays on the screen may name the files as they are; what is kept may not name the patient.
     cases, rejections = _cases(request, rules, hide=not only_say)
     refused = [item for item in rejections if not harmless(item)]
+    aside = [item for item in rejections if harmless(item)]
     if only_say:
         check_predictor(request.model, offline=request.offline)
-        return dry_run(cases, options, identity, rejections)
+        return dry_run(cases, options, identity, refused, aside=aside)
     setup = partial(_processor, request, outputs, rules)
-    finish = partial(_finish, request.model, [item for item in rejections if harmless(item)])
+    finish = partial(_finish, request.model, aside)
     return run_batch(cases, setup, replace(options, notice=NOTICE), identity, refused, finish, destination)
 
 

@@ -35,6 +35,7 @@ def dry_run(
     identity: Mapping[str, str],
     rejections: Sequence[Rejection] = (),
     cost: Cost = Cost(),
+    aside: Sequence[Rejection] = (),
 ) -> int:
     """Print which cases would be processed to where, what is done already, what is rejected and why, and the cost.
 
@@ -46,6 +47,7 @@ def dry_run(
         identity: As for `run_batch`; decides what counts as done when resuming.
         rejections: As for `run_batch`.
         cost: Expected cost of a case. The records of a resumed run know better and take precedence.
+        aside: Inputs that any normal folder holds beside its cases; told, and no reason to exit with 3.
 
     Returns:
         0 all fine; 3 something is rejected or cannot be read; 4 no usable case.
@@ -69,6 +71,9 @@ def dry_run(
     for item in refused:
         fields = {"where": item.where, "code": item.code, "reason": item.reason}
         _tell(f"rejected {item.where}: {item.code} {item.reason}", "plan.rejected", fields, options.json_lines)
+    for item in shard.select(aside, lambda rejection: rejection.where):
+        fields = {"where": item.where, "code": item.code, "reason": item.reason}
+        _tell(f"left aside {item.where}: {item.code} {item.reason}", "plan.aside", fields, options.json_lines)
     to_do = [case.id for case in mine if reasons[case.id] != DONE]
     _tell_cost(options, to_do, sizes, _known_cost(records, folder, cost), (len(mine), len(refused)))
     if not cases:
