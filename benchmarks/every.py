@@ -56,7 +56,7 @@ def of_audio(found: Any) -> Iterator[Row]:
     for entry in found["rows"]:
         if entry["part"] != "frontend":
             (peer, theirs), (_, ours) = entry["variants"].items()
-            foreign = entry["part"] == "predict"
+            foreign = entry["part"] not in ("patchout", "attention")
             yield row(entry["title"], peer, entry["faster"], theirs["mib"] / max(ours["mib"], 1), foreign=foreign)
 
 
@@ -88,8 +88,11 @@ def of_change(found: Any) -> Iterator[Row]:
 
 
 def of_texts(found: Any) -> Iterator[Row]:
-    """Give texts a second against transformers' pipeline."""
-    yield row(found["what"], "transformers pipeline", found["time"], found["memory"], foreign=True)
+    """Give the way from strings to probabilities against transformers' pipeline."""
+    for entry in found["rows"]:
+        (peer, theirs), (_, ours) = entry["sides"].items()
+        what = f"{entry['texts']} texts, threads: {entry['threads']}"
+        yield row(what, peer, entry["faster"], theirs["mib"] / max(ours["mib"], 1), foreign=True)
 
 
 # name: (file of its figures, call, comparisons in it)

@@ -6,21 +6,32 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
+import types
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+import yaml
+from command import call
+from dvc.cli.parser import get_main_parser
 from typer.testing import CliRunner
 
+from pentad.audio import models
 from pentad.core import errors
 from pentad.core.cli import app
 from pentad.core.layers.selective_scan import available_backends
+from pentad.medical.volumes import Volume, write_nifti
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = sorted(path.parent for path in (ROOT / "packages").glob("*/pyproject.toml"))
 READMES = [ROOT / "README.md", *(package / "README.md" for package in PACKAGES)]
+PIPELINES = sorted(path.parent / "README.md" for path in (ROOT / "pipelines").glob("*/dvc.yaml"))
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+EXAMPLES = [*READMES, *PIPELINES, *GUIDES]
 CODE = re.compile(r"PTD-\d{3}")
 SECONDS_SHORT = ("doctor", "medical models list", "parity")
 
@@ -47,7 +58,7 @@ def blocks(path, language):
 
 
 def each_block(language):
-    for path in READMES:
+    for path in EXAMPLES:
         for number, text in enumerate(blocks(path, language)):
             yield pytest.param(text, id=f"{path.relative_to(ROOT)}:{number}")
 
@@ -59,8 +70,8 @@ def commands(program, text):
 
 
 def every_command(program):
-    for path in READMES:
-        for text in blocks(path, "bash"):
+    for path in EXAMPLES:
+        for text in (*blocks(path, "bash"), *blocks(path, "bash no-run")):
             for words in commands(program, text):
                 yield pytest.param(words, id=" ".join(words))
 
@@ -131,8 +142,24 @@ def test_the_code_table_states_the_exit_code_of_the_error_that_is_raised(package
 
 
 @pytest.mark.parametrize("text", each_block("python"))
-def test_a_python_example_runs(text, checkout):
-    exec(compile(text, "README", "exec"), {"__name__": "example"})
+def test_a_python_example_runs(text, checkout, monkeypatch):
+    module = types.ModuleType("example")  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, "example", module)
+    exec(compile(text, "README", "exec"), module.__dict__)
+
+
+def test_the_engineers_batch_run_measures_every_scan(checkout, monkeypatch):
+    (text,) = [text for text in blocks(ROOT / "docs/engineer.md", "python") if "run_batch" in text]
+    (checkout / "mean_hu.py").write_text(text)
+    monkeypatch.syspath_prepend(str(checkout))
+    monkeypatch.setenv("PYTHONPATH", str(checkout))  # for the worker process
+    scan = Volume(np.full((4, 5, 6), 30, np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
+    write_nifti(checkout / "a.nii.gz", scan)
+    (checkout / "b.nii.gz").write_text("no image")
+    measured = importlib.import_module("mean_hu").main([checkout / "a.nii.gz", checkout / "b.nii.gz"], checkout / "out")
+    assert measured == 3
+    assert (checkout / "out/means/cases/a/mean.txt").read_text() == "30.0 HU\n"
+    assert "b,failed,PTD-350" in (checkout / "out/means/worklist.csv").read_text()
 
 
 @pytest.mark.parametrize("words", every_command("pentad"))
@@ -153,6 +180,41 @@ def test_a_short_command_of_a_readme_succeeds(words, checkout):
     assert result.exit_code == 0, result.output
 
 
+def each_guide_to_run():
+    """The guides' blocks of commands that run as they stand, in one folder a guide; `no-run` marks the others."""
+    for path in GUIDES:
+        if texts := list(blocks(path, "bash")):
+            yield pytest.param(path, texts, id=path.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "texts"), each_guide_to_run())
+def test_the_commands_of_a_guide_run_one_after_the_other(path, texts, checkout, monkeypatch):
+    if not (ROOT / "data" / "medical" / "liver").is_dir():
+        pytest.skip("no sample data here; write it with pentad samples")
+    follow_the_researcher(path, checkout, monkeypatch)
+    for words in (words for text in texts for words in commands("pentad", text) if words != ["samples", "data"]):
+        done = call(*words)
+        assert done.code == 0, f"{' '.join(words)}: {done.out} {done.err}"
+    written = {file.relative_to(checkout).as_posix() for file in checkout.glob("*/*/*") if file.is_file()}
+    for shown in re.findall(r"`((?:results|evaluations)/[\w/.]+)`", path.read_text(encoding="utf-8")):
+        assert shown in written
+
+
+def follow_the_researcher(path, folder, monkeypatch):
+    """Do what the researcher's guide says beside its commands: the model's file, its entry, the settings."""
+    if path.name != "researcher.md":
+        return
+    (folder / "own").mkdir()
+    (folder / "own" / "gru.py").write_text(next(blocks(path, "python")))
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder / "own")])
+    (entry,) = blocks(path, "text")
+    monkeypatch.setattr(models, "MODELS", {**models.MODELS, **ast.literal_eval(f"{{{entry}}}")})
+    params = yaml.safe_load((ROOT / "pipelines/sound_events/params.yaml").read_text())
+    (own,) = blocks(path, "yaml")
+    (folder / "params.yaml").write_text(yaml.safe_dump({**params, **yaml.safe_load(own)}))
+
+
 @pytest.mark.slow
 def test_the_first_result_comes_as_the_root_readme_says(checkout):
     if not (ROOT / "data" / "medical" / "liver").is_dir():
@@ -169,8 +231,19 @@ def test_make_targets_and_pipelines_of_the_readmes_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     known = {*re.findall(r"^([a-z]+):", makefile, re.MULTILINE), *(path.name for path in ROOT.glob("pipelines/*"))}
     assert {case.values[0][0] for case in every_command("make")} - known == set()
-    repeated = {words[1] for case in every_command("dvc") if (words := case.values[0])[0] == "repro"}
-    assert [path for path in repeated if not (ROOT / path / "dvc.yaml").is_file()] == []
+    repeated = {word for case in every_command("dvc") if case.values[0][0] == "repro" for word in case.values[0][1:]}
+    assert [path for path in repeated if not ((ROOT / path / "dvc.yaml").is_file() or path.endswith("dvc.yaml"))] == []
+
+
+def test_every_option_of_dvc_in_the_examples_exists():
+    for case in every_command("dvc"):
+        get_main_parser().parse_args(case.values[0])  # ends the process with a wrong call
+
+
+def test_every_domain_has_a_small_picture_in_the_root_readme():
+    shown = re.findall(r"!\[[^\]]+\]\((docs/pictures/([a-z_]+)\.(?:png|svg))\)", READMES[0].read_text(encoding="utf-8"))
+    assert sorted(name for _, name in shown) == sorted(folder.name for folder in PACKAGES if folder.name != "core")
+    assert all((ROOT / file).stat().st_size < 200_000 for file, _ in shown)
 
 
 def test_the_root_readme_stays_under_200_lines():
