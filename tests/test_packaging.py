@@ -112,6 +112,18 @@ def test_the_licence_is_the_same_everywhere_and_so_is_the_version():
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == VERSION
 
 
+def test_one_command_sets_the_version_everywhere(tmp_path):
+    files = [ROOT / "pyproject.toml", ROOT / "CITATION.cff", *(folder / "pyproject.toml" for folder in PACKAGES)]
+    for file in files:
+        (tmp_path / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / file.relative_to(ROOT))
+    subprocess.run([ROOT / "scripts/set_version.sh", "7.8.9rc1", tmp_path], check=True)
+    for file in files:
+        before, after = file.read_text(), (tmp_path / file.relative_to(ROOT)).read_text()
+        assert VERSION not in re.findall(r"(?:version\W+|pentad-\S+==)([0-9a-z.]+)", after)
+        assert after.replace("7.8.9rc1", VERSION) == before
+
+
 def imported(name):
     """Top modules that a package's source imports from outside the standard library and its own namespace."""
     found = set()
