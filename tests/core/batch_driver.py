@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--run", default="")
     parser.add_argument("--resume", default="")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--engine", default="local")
     parser.add_argument("--file-limit", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -35,7 +36,12 @@ def main() -> int:
     if options.processor == "doubling":
         setup = partial(setup, options.table.parent / "seen.txt", options.delay)
     batch = BatchOptions(
-        options.out, run=options.run, resume=options.resume, workers=options.workers, json_lines=options.json
+        options.out,
+        run=options.run,
+        resume=options.resume,
+        workers=options.workers,
+        engine=options.engine,
+        json_lines=options.json,
     )
     try:
         return run_batch(read_cases(options.table), setup, batch, {"model": "m1"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -184,11 +185,16 @@ def _kept(tagger: Tagger, header: Header, case: Case, folder: Path, content: str
 
 
 def _write_csv(folder: Path, tagging: Tagging, classes: Sequence[str]) -> None:
-    lines = ["class,mean,highest"]
-    lines += [f"{name},{tagging.mean[k]:.6g},{tagging.highest[k]:.6g}" for k, name in enumerate(classes)]
-    write_text(folder / "scores.csv", "\n".join(lines) + "\n")
-    rows = [f"{event.onset:.3f},{event.offset:.3f},{event.label},{event.peak:.4f}" for event in tagging.events]
-    write_text(folder / "events.csv", "\n".join(["onset_s,offset_s,label,peak", *rows]) + "\n")
+    scores = [(name, f"{tagging.mean[k]:.6g}", f"{tagging.highest[k]:.6g}") for k, name in enumerate(classes)]
+    events = [(f"{one.onset:.3f}", f"{one.offset:.3f}", one.label, f"{one.peak:.4f}") for one in tagging.events]
+    tables = {
+        "scores.csv": [("class", "mean", "highest"), *scores],
+        "events.csv": [("onset_s", "offset_s", "label", "peak"), *events],
+    }
+    for name, rows in tables.items():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)  # classes such as "Male speech, man speaking"
+        write_text(folder / name, text.getvalue())
 
 
 def _as_json(tagging: Tagging, classes: Sequence[str], statement: dict[str, object]) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 FORMAT = "pentad-bundle/1"
 WEIGHTS, CONFIG, MANIFEST, CARD = "model.safetensors", "config.json", "bundle.json", "README.md"
 LICENCES = ("code", "weights", "data")
+TERMS = "## Licences"
+"""Heading of the card's last section, which states what `bundle.json` does."""
 _FIELDS = {"format", "domain", "model", "settings", "files", "provenance", "licences", "digest"}
 M = TypeVar("M", bound=nn.Module)
 
@@ -97,13 +100,15 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
 ) -> str:
     """Write the model as a folder that `load_bundle` takes, whole or not at all, and return its digest.
 
+    Of several training processes only the first writes; the others return an empty digest.
+
     Args:
         folder: Where; must not hold anything unless `overwrite`.
         model: With its configuration, a frozen dataclass, in the attribute `config`.
         domain: Package that can use it, for instance 'medical'.
         name: The architecture's name in that package's table of models.
         settings: JSON values that the predictor needs: classes, preprocessing, post-processing.
-        card: The model card's text in Markdown.
+        card: The model card's text in Markdown; the licences are added at its end.
         provenance: What `pentad.core.run.provenance` returns.
         licences: Of 'code', 'weights' and 'data'; one not given reads 'not stated'.
         extra: Further JSON files by name, such as 'tokenizer.json', with their text; their digests count too.
@@ -112,6 +117,8 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
     Raises:
         UsageError: The folder is taken, or cannot be written.
     """
+    if os.environ.get("RANK", "0") != "0":
+        return ""
     folder = folder.absolute()
     check_target(folder, overwrite=overwrite)
     try:
@@ -120,7 +127,8 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
             part = Path(name_of_part) / "bundle"
             write_json(part / CONFIG, configuration.to_mapping(getattr(model, "config")))  # noqa: B009 - any module
             write_tensors(part / WEIGHTS, own_tensors(model))
-            write_text(part / CARD, card.rstrip() + "\n")
+            terms = {kind: (licences or {}).get(kind, "not stated") for kind in LICENCES}
+            write_text(part / CARD, _with_terms(card, terms))
             for file, text in (extra or {}).items():
                 write_text(part / file, text)
             manifest = {
@@ -131,7 +139,7 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
                 # The card is left out: its words may be mended without making another model of it.
                 "files": {file: digest_file(part / file) for file in (WEIGHTS, CONFIG, *(extra or {}))},
                 "provenance": dict(provenance),
-                "licences": {kind: (licences or {}).get(kind, "not stated") for kind in LICENCES},
+                "licences": terms,
             }
             manifest = json.loads(json.dumps(manifest, allow_nan=False))
             digest = digest_json(manifest)
@@ -144,6 +152,11 @@ def save_bundle(  # noqa: PLR0913 - what a bundle must state, each by its name
             "PTD-509", f"the bundle cannot be written ({error.strerror})", "choose another folder", folder
         ) from None
     return digest
+
+
+def _with_terms(card: str, terms: Mapping[str, str]) -> str:
+    lines = "".join(f"- {kind}: {text}\n" for kind, text in terms.items())
+    return f"{card.rstrip()}\n\n{TERMS}\n\n{lines}"
 
 
 def check_target(folder: Path, *, overwrite: bool) -> None:

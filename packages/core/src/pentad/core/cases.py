@@ -16,6 +16,11 @@ from pentad.core.files import digest_file, digest_json, write_text
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
+def is_safe_id(name: str) -> bool:
+    """Return whether the name can be a case's id, and so that of its result folder."""
+    return bool(_SAFE_ID.fullmatch(name))
+
+
 class Case(BaseModel):
     """One unit of work.
 
@@ -39,7 +44,7 @@ class Case(BaseModel):
     @field_validator("id")
     @classmethod
     def _id_is_a_safe_name(cls, value: str) -> str:
-        if not _SAFE_ID.fullmatch(value):
+        if not is_safe_id(value):
             raise ValueError(f"id {value!r} must be 1 to 128 letters, digits, '.', '_' or '-', the first no sign")
         return value
 

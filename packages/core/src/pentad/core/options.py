@@ -19,6 +19,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 Run = Annotated[str, typer.Option("--run", help="Name of the run's folder below --out; the time by default.")]
 Resume = Annotated[str, typer.Option("--resume", help="Go on with this run: only what is not done is done.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes; each loads the model once.")]
+Engine = Annotated[str, typer.Option(help="local, or ray: the workers of a Ray cluster (RAY_ADDRESS, or one here).")]
 Shard = Annotated[str, typer.Option(help="i/n: only the i-th of n parts; 'slurm' reads the job array's variables.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A flagged case counts as failed.")]
 MaxFailures = Annotated[int, typer.Option(min=0, help="Stop after this many failed cases; 0 for no limit.")]

@@ -32,14 +32,14 @@ def write_model_card(path: Path, source: str) -> None:
 
 
 def _bundle(source: str) -> tuple[str, str, Sequence[Block]]:
-    from pentad.core.bundle import CARD, bundle_folder, read_manifest
+    from pentad.core.bundle import CARD, TERMS, bundle_folder, read_manifest
 
     # It was fetched by now, if it came from the hub: the network is not asked again.
     folder = bundle_folder(source, offline=True)
     manifest = read_manifest(folder)
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.is_file() else "No card came with this model."
-    paragraphs = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    paragraphs = [" ".join(part.split()) for part in text.partition(TERMS)[0].split("\n\n") if part.strip()]
     stated = {**manifest["licences"], "made by": json.dumps(manifest["provenance"].get("code", {}))}
     licences = Table(["licence of", "is"], [[name, str(value)] for name, value in stated.items()])
     return str(manifest["model"]), str(manifest["digest"]), [Text(str(manifest["model"]), paragraphs), licences]

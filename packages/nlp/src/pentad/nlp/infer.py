@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
+from pentad.core.batch.worklist import harmless
 from pentad.core.cases import Case, Rejection, input_digest, read_cases
 from pentad.core.errors import CaseError, ModelError, NoInputError, UsageError
 from pentad.core.files import atomic, digest_json, write_text
@@ -209,7 +210,7 @@ def _review(pairs: Sequence[tuple[Document, Prediction]]) -> str:
     writer.writerow(["uncertainty", "document", "label"])
     unsure = [(1 - one.confidence, document.id, one.label) for document, one in pairs if one.abstained]
     for uncertainty, name, label in sorted(unsure, key=lambda row: (-row[0], row[1])):
-        writer.writerow([f"{uncertainty:.6f}", name, label])
+        writer.writerow([f"{uncertainty:.6f}", harmless(name), harmless(label)])
     return text.getvalue()
 
 

@@ -128,7 +128,7 @@ def new_run(out: Path, name: str, *, overwrite: bool = False) -> Iterator[Path]:
         for path in folder.iterdir():
             if path.name == LOCK:
                 continue
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         yield folder
 
 

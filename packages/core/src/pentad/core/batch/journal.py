@@ -6,12 +6,13 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pentad.core.cases import is_safe_id
 from pentad.core.files import digest_json
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,16 @@ class CaseRecord(BaseModel):
     files: dict[str, str] = Field(default_factory=dict)
     time: str = ""
     sent: dict[str, dict[str, str]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _stay_inside(self) -> Self:
+        # A run's folder may come from elsewhere, and what its journal names is linked, sent and removed.
+        if self.status != "rejected" and not is_safe_id(self.case):
+            raise ValueError("a case's id that is none")
+        for name in map(PurePosixPath, self.files):
+            if name.is_absolute() or ".." in name.parts or not name.parts:
+                raise ValueError("a file outside the case's folder")
+        return self
 
 
 class LineFile:

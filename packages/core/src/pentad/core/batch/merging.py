@@ -81,7 +81,12 @@ def _read_part(folder: Path) -> _Part:
         rejections = [Rejection.model_validate_json(line) for line in lines]
     except (OSError, ValueError):
         raise UsageError("PTD-253", f"{REJECTED} cannot be read", "resume the run to write it anew", folder) from None
-    return _Part(folder, state, read_journal(folder / JOURNAL), rejections)
+    records = read_journal(folder / JOURNAL)
+    lost = state.cases.get("total", 0) - len(records)
+    if lost > 0:
+        problem = f"{JOURNAL} lacks {lost} of its {state.cases['total']} cases"
+        raise UsageError("PTD-256", problem, "resume the run to do them again", folder)
+    return _Part(folder, state, records, rejections)
 
 
 def _check_together(parts: Sequence[_Part]) -> None:

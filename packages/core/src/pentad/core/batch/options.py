@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from pentad.core.errors import UsageError
+from pentad.core.errors import UsageError, nearest
+
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class BatchOptions:
         case_timeout: Seconds that a case may take; 0 for no limit.
         quiet: Show nothing but what ends the run.
         json_lines: Print the events as JSON lines.
+        engine: Where the worker processes run: ``local``, or ``ray`` for those of a Ray cluster.
         notice: What every reader of the run must know, ``title: text``; stands in run.json and on the index page.
     """
 
@@ -38,6 +42,7 @@ class BatchOptions:
     case_timeout: float = 0.0
     quiet: bool = False
     json_lines: bool = False
+    engine: str = "local"
     notice: str = ""
 
     def __post_init__(self) -> None:
@@ -47,5 +52,11 @@ class BatchOptions:
             if not value >= bound:  # so put, NaN is refused too
                 flag = f"--{name.replace('_', '-')}"
                 raise UsageError("PTD-248", f"{flag} is {value}", f"give at least {bound}")
+        if self.engine not in ENGINES:
+            problem = f"'{self.engine}' is no engine{nearest(self.engine, ENGINES)}"
+            raise UsageError("PTD-237", problem, f"give one of {', '.join(ENGINES)} to --engine")
+        if self.engine == "ray" and importlib.util.find_spec("ray") is None:
+            remedy = "install it with pip install 'pentad-core[ray]', or use --engine local"
+            raise UsageError("PTD-238", "Ray is not installed", remedy)
         if self.resume and (self.overwrite or self.run not in ("", self.resume)):
             raise UsageError("PTD-244", "--resume stands with --overwrite or another --run", "give one of them")

@@ -33,7 +33,7 @@ from pentad.core.batch.options import BatchOptions
 from pentad.core.batch.progress import Progress
 from pentad.core.batch.resuming import DONE, reasons_to_do
 from pentad.core.batch.shards import Shard
-from pentad.core.batch.workers import Ended, Limits, SetupError, Workers
+from pentad.core.batch.workers import Ended, Engine, Limits, LocalEngine, SetupError, Workers
 from pentad.core.batch.worklist import worst_first, write_worklist
 from pentad.core.cases import Case, Rejection, write_rejections
 from pentad.core.errors import NoInputError, PentadError
@@ -107,7 +107,7 @@ class BatchRun:
         self._begin(shard)
 
     def _begin(self, shard: Shard) -> None:
-        kept = ("workers", "strict", "max_failures", "case_timeout", "overwrite", "notice")
+        kept = ("workers", "engine", "strict", "max_failures", "case_timeout", "overwrite", "notice")
         self.state = dataclasses.replace(
             self.state,
             status="running",
@@ -164,7 +164,8 @@ class BatchRun:
         if self.interrupt.requested:
             return "interrupted"
         options = self.options
-        workers = Workers(setup, Limits(options.workers, options.case_timeout), self.folder / SCRATCH, shown.log)
+        limits = Limits(options.workers, options.case_timeout)
+        workers = Workers(setup, limits, self.folder / SCRATCH, shown.log, self._engine())
         deliveries = Deliveries(self.destination, self.folder, lambda: self.interrupt.requested)
         with (
             LineFile(self.folder / JOURNAL, sync=True) as journal,
@@ -187,6 +188,13 @@ class BatchRun:
                 self._refresh_worklist()
             self._take_receipts(deliveries.ended(to_the_last=True), journal, shown)
         return "interrupted" if self.interrupt.requested and self._count()["not_sent"] else "finished"
+
+    def _engine(self) -> Engine:
+        if self.options.engine == "local":
+            return LocalEngine()
+        from pentad.core.batch.ray_engine import RayEngine
+
+        return RayEngine(self.options.workers)
 
     def _take_receipts(self, records: Iterator[CaseRecord], journal: LineFile, shown: Progress) -> None:
         for record in records:
@@ -312,5 +320,7 @@ def _not_stored(error: OSError, outcome: Outcome) -> Outcome:
 
 
 def _remove(folder: Path) -> None:
-    if folder.exists():
+    if folder.is_symlink():  # never what it points to
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)

@@ -9,6 +9,7 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection as pipes
 from multiprocessing import parent_process
@@ -18,6 +19,26 @@ from typing import Any
 from pentad.core import errors
 from pentad.core.batch.casework import OUT_OF_MEMORY, Process, work_on
 from pentad.core.errors import PentadError
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a worker process works.
+
+    Attributes:
+        setup: The pickled set-up of our own parent process, unpickled in the worker so that a failure gets a sentence.
+        directory: The working folder, from which relative paths count.
+        threads: Threads for numeric libraries, 0 to leave them alone.
+        note: File for the Python frames of a native crash.
+        talkative: Whether libraries may write to standard error; else they are silenced, because what they
+            write may quote the data.
+    """
+
+    setup: bytes
+    directory: Path
+    threads: int
+    note: Path
+    talkative: bool
 
 
 @dataclass(frozen=True)
@@ -49,25 +70,31 @@ class Share:
     done: float
 
 
-class _Sender(logging.Handler):
-    """Sends messages and log records through one pipe, one at a time whichever thread they come from."""
+class Sender(logging.Handler):
+    """Sends messages and log records one at a time, whichever thread they come from.
 
-    def __init__(self, pipe: pipes.Connection[Any, Any]) -> None:
+    Args:
+        deliver: Takes one message.
+    """
+
+    def __init__(self, deliver: Callable[[object], None]) -> None:
         super().__init__(logging.WARNING)
-        self._pipe = pipe
+        self._deliver = deliver
 
     def send(self, message: object) -> None:
+        """Deliver a message."""
         self.acquire()
         try:
-            self._pipe.send(message)
+            self._deliver(message)
         finally:
             self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Send a log record as a message."""
         self.send(Log(record.levelno, record.name, record.getMessage()))
 
 
-_senders: list[_Sender] = []
+_senders: list[Sender] = []
 _SHARE_EVERY = 0.5  # seconds between two shares sent
 _told = [0.0]
 
@@ -80,35 +107,44 @@ def tell_share(done: float) -> None:
         _senders[0].send(Share(done))
 
 
-def worker_main(pipe: pipes.Connection[Any, Any], setup: bytes, threads: int, note: Path, talkative: bool) -> None:
+def worker_main(pipe: pipes.Connection[Any, Any], task: Task) -> None:
     """Process the cases that come through ``pipe`` until ``None`` or its end comes.
 
     Args:
         pipe: Both ways to the parent.
-        setup: The pickled set-up of our own parent process, unpickled here so that a failure gets a sentence.
-        threads: Threads for numeric libraries, 0 to leave them alone.
-        note: File for the Python frames of a native crash.
-        talkative: Whether libraries may write to standard error; else they are silenced, because what they
-            write may quote the data.
+        task: How to work.
     """
-    _detach(threads, note, talkative)
-    sender = _Sender(pipe)
-    _senders[:] = [sender]
-    logging.getLogger("pentad").addHandler(sender)
-    try:
-        process: Process = pickle.loads(setup)()
-    except BaseException as error:
-        sender.send(_refusal(error))
+    # The parent decides when to stop: Ctrl-C and a cluster's SIGTERM reach the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    sender = Sender(pipe.send)
+    process = begin(task, sender)
+    if process is None:
         return
-    sender.send(Ready())
     try:
-        while (task := pipe.recv()) is not None:
-            outcome = work_on(process, *task)
+        while (given := pipe.recv()) is not None:
+            outcome = work_on(process, *given)
             sender.send(outcome)
             if outcome.code == OUT_OF_MEMORY:  # what the failed case left behind would fail the next one
                 return
     except EOFError:
         return
+
+
+def begin(task: Task, sender: Sender) -> Process | None:
+    """Make this process a worker: send `Ready` and return what processes a case, or send `Refused`."""
+    _detach(task)
+    _senders[:] = [sender]
+    logging.getLogger("pentad").addHandler(sender)
+    try:
+        os.chdir(task.directory)
+        process: Process = pickle.loads(task.setup)()
+    except BaseException as error:
+        sender.send(_refusal(error))
+        return None
+    sender.send(Ready())
+    return process
 
 
 def _refusal(error: BaseException) -> Refused:
@@ -120,21 +156,17 @@ def _refusal(error: BaseException) -> Refused:
     return Refused(str(error), known(error.code, error.problem, error.remedy, error.where))
 
 
-def _detach(threads: int, note: Path, talkative: bool) -> None:
-    # The parent decides when to stop: Ctrl-C and a cluster's SIGTERM reach the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if not talkative:
+def _detach(task: Task) -> None:
+    if not task.talkative:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.dup2(2, 1)  # the parent's standard output holds nothing but its own events
     try:
-        faulthandler.enable(note.open("w"))
+        faulthandler.enable(task.note.open("w"))
     except OSError:
         faulthandler.disable()
-    if threads:
+    if task.threads:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-            os.environ.setdefault(name, str(threads))
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+            os.environ.setdefault(name, str(task.threads))
 
 
 def _leave_with_parent() -> None:

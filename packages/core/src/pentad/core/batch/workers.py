@@ -13,12 +13,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection as pipes
 from multiprocessing import get_context
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pentad.core.batch.casework import DIED, OUT_OF_MEMORY, TIMED_OUT, Outcome, Process
-from pentad.core.batch.worker import Log, Ready, Refused, Share, worker_main
+from pentad.core.batch.worker import Log, Ready, Refused, Share, Task, worker_main
 from pentad.core.cases import Case
 from pentad.core.errors import PentadError
 
@@ -44,10 +43,77 @@ class Limits:
     timeout: float = 0.0
 
 
+class Life(Protocol):
+    """A worker process as a process object of Python shows it."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """Exit status, negative for a signal; None while it lives or where nothing is known."""
+
+    def is_alive(self) -> bool:
+        """Return whether it may still answer."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end."""
+
+
+class Line(Protocol):
+    """Both ways to a worker, as a pipe's end of Python has them; what has ended raises EOFError or OSError."""
+
+    def poll(self) -> bool:
+        """Return whether `recv` has something at once."""
+
+    def recv(self) -> Any:
+        """Return the next message."""
+
+    def send(self, obj: Any, /) -> None:
+        """Give a case and its folder, or None: no more will come."""
+
+    def close(self) -> None:
+        """Give up this end."""
+
+
+class Engine(Protocol):
+    """Where worker processes come from."""
+
+    def start(self, task: Task, name: str) -> tuple[Life, Line]:
+        """Start a worker and return it with the line to it."""
+
+    def wait(self, workers: Sequence[tuple[Life, Line]], wake: int, seconds: float) -> None:
+        """Return when a worker has something to say or has ended, ``wake`` becomes readable, or the time is over."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+
+class LocalEngine:
+    """Spawned processes of this machine."""
+
+    def start(self, task: Task, name: str) -> tuple[Life, Line]:
+        """Start a worker and return it with the line to it."""
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=worker_main, args=(theirs, task), name=name)
+        process.start()
+        theirs.close()  # else the worker's end would not end the pipe
+        return process, ours
+
+    def wait(self, workers: Sequence[tuple[Any, Any]], wake: int, seconds: float) -> None:
+        """Return when a worker has something to say or has ended, ``wake`` becomes readable, or the time is over."""
+        sources: list[Any] = [source for life, line in workers for source in (line, life.sentinel)]
+        pipes.wait([*sources, wake], seconds)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 @dataclass
 class _Worker:
-    process: SpawnProcess
-    pipe: pipes.Connection[Any, Any]
+    process: Life
+    pipe: Line
     note: Path
     ready: bool = False
     case: Case | None = None
@@ -64,11 +130,18 @@ class Workers:
         limits: Number of workers and time limit.
         scratch: Folder in which each case gets a folder of its own.
         on_log: Receives what the packages' code logs in the workers.
+        engine: Where the processes come from; this machine by default.
     """
 
     def __init__(
-        self, setup: Callable[[], Process], limits: Limits, scratch: Path, on_log: Callable[[Log], None]
+        self,
+        setup: Callable[[], Process],
+        limits: Limits,
+        scratch: Path,
+        on_log: Callable[[Log], None],
+        engine: Engine | None = None,
     ) -> None:
+        self._engine: Engine = engine or LocalEngine()
         self._setup = pickle.dumps(setup)
         self._limits = limits
         self._scratch = scratch
@@ -106,6 +179,7 @@ class Workers:
         finally:
             for worker in list(self._workers):
                 self._remove(worker)
+            self._engine.close()
 
     def under_way(self) -> float:
         """Return the sum of what is done of the cases in hand, as far as they tell."""
@@ -123,16 +197,12 @@ class Workers:
             )
 
     def _start(self) -> _Worker:
-        context = get_context("spawn")
-        ours, theirs = context.Pipe()
         number = next(self._numbers)
         note = self._scratch / f"crash-{number}.txt"
         talkative = logging.getLogger("pentad").isEnabledFor(logging.DEBUG)
-        arguments = (theirs, self._setup, self._threads(), note, talkative)
-        process = context.Process(target=worker_main, args=arguments, name=f"pentad-worker-{number}")
-        process.start()
-        theirs.close()  # else the worker's end would not end the pipe
-        return _Worker(process, ours, note)
+        task = Task(self._setup, Path.cwd(), self._threads(), note, talkative)
+        process, pipe = self._engine.start(task, f"pentad-worker-{number}")
+        return _Worker(process, pipe, note)
 
     def _threads(self) -> int:
         """A worker's share of the processors; one worker alone keeps the libraries' own choice."""
@@ -145,8 +215,8 @@ class Workers:
         now = time.monotonic()
         limit = self._limits.timeout
         remaining = [worker.start + limit - now for worker in self._workers if worker.case and limit]
-        sources: list[Any] = [source for worker in self._workers for source in (worker.pipe, worker.process.sentinel)]
-        pipes.wait([*sources, wake], max(0.0, min([tick, *remaining])))
+        peers = [(worker.process, worker.pipe) for worker in self._workers]
+        self._engine.wait(peers, wake, max(0.0, min([tick, *remaining])))
 
     def _attend(self, worker: _Worker) -> Ended | None:
         """Read what a worker sent, see whether it lives, and give it a case if it has none."""
