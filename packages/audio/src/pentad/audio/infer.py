@@ -187,7 +187,7 @@ def _kept(tagger: Tagger, header: Header, case: Case, folder: Path, content: str
 def _write_csv(folder: Path, tagging: Tagging, classes: Sequence[str]) -> None:
     scores = [(name, f"{tagging.mean[k]:.6g}", f"{tagging.highest[k]:.6g}") for k, name in enumerate(classes)]
     events = [(f"{one.onset:.3f}", f"{one.offset:.3f}", one.label, f"{one.peak:.4f}") for one in tagging.events]
-    tables = {
+    tables: dict[str, list[tuple[str, ...]]] = {
         "scores.csv": [("class", "mean", "highest"), *scores],
         "events.csv": [("onset_s", "offset_s", "label", "peak"), *events],
     }
