@@ -3,16 +3,19 @@
 - ``patchout``: PaSST's training step (forward and backward, batch 2, 10 s) with the published patchout (40 of the time
   columns, 4 of the frequency rows) and without, for plain attention, as in the published figure, and for fused.
 - ``attention``: prediction of 10 s with fused attention and with the plain formula, AST and PaSST.
+- ``swin``, ``swin_two``: HTS-AT on core's shifted-window attention against the same weights in transformers' CLAP
+  encoder, prediction and training step (forward and backward) of four 10 s windows, one thread and two.
 - ``frontend``: what a model's front-end adds to its prediction of four 10 s windows.
 - ``predict``: recordings of 10 s, 44.1 kHz stereo, from file to probabilities: our predictor against transformers'
   audio-classification pipeline, the same weights (random, of DeiT-tiny's size, 527 classes) and attention.
 
 Each variant runs in a process of its own on one thread, the variants taking turns, so that neither the other's memory
-nor a busy machine's mood decides. Seconds are processor time, the best of the rounds; memory is the peak above the
-resident size before the call, the model loaded and a short input done. Writes benchmarks/audio.json and audio.md, which
-packages/audio/README.md quotes; a part that is not measured again keeps its figures.
+nor a busy machine's mood decides. Seconds are processor time (``swin_two``: the wall clock), the best of the rounds;
+memory is the peak above the resident size before the call, the model loaded and a short input done. Writes
+benchmarks/audio.json and audio.md, which packages/audio/README.md quotes; a part that is not measured again keeps its
+figures.
 
-    python benchmarks/audio.py [patchout] [attention] [frontend] [predict]
+    python benchmarks/audio.py [patchout] [attention] [swin] [swin_two] [frontend] [predict]
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import numpy as np
 import torch
 from torch import nn
 
+_WHAT = ("prediction", "training step")
 # part: (what is compared, the slower variant first, then ours), rounds
 PARTS: dict[str, tuple[list[tuple[str, str, str]], int]] = {
     "patchout": (
@@ -46,6 +50,8 @@ PARTS: dict[str, tuple[list[tuple[str, str, str]], int]] = {
         [("AST, prediction", "ast plain", "ast fused"), ("PaSST, prediction", "passt plain", "passt fused")],
         2,
     ),
+    "swin": ([(f"HTS-AT, {what}", f"library, {what}", f"core, {what}") for what in _WHAT], 3),
+    "swin_two": ([(f"HTS-AT, {what}, two threads", f"library, {what}", f"core, {what}") for what in _WHAT], 3),
     "frontend": (
         [(f"{name}, four windows", f"{name} model", f"{name} front-end") for name in ("ast", "hts_at", "passt")],
         1,
@@ -86,6 +92,25 @@ def prediction(variant: str) -> tuple[Call, Call]:
     model = built(name, "eager" if attention == "plain" else "sdpa")
     features = torch.randn(1, 1024 if name == "ast" else 998, 128)
     return lambda: None, lambda: model(features)
+
+
+def swin(variant: str) -> tuple[Call, Call]:
+    """Return the work on four windows, twice; predictions are written to be compared."""
+    from clap_encoder import pair
+
+    side, what = variant.split(", ")
+    own, library = pair()
+    model = own if side == "core" else library
+    features = 20 * torch.randn(4, 1001, 64) - 40
+    if what == "prediction":
+        return lambda: model(features[:1]), lambda: _written(side, model(features).frames.numpy())
+    model.train()
+
+    def step() -> None:
+        scores = model(features).clip
+        nn.functional.binary_cross_entropy_with_logits(scores, torch.zeros(4, 527)).backward()
+
+    return lambda: model(features[:1]), step
 
 
 def front_end(variant: str) -> tuple[Call, Call]:
@@ -150,7 +175,20 @@ def _written(variant: str, scores: Any) -> None:
     np.save(Path(tempfile.gettempdir()) / f"audio-benchmark-{variant.split()[0]}.npy", scores)
 
 
-CASES = {"patchout": training_step, "attention": prediction, "frontend": front_end, "predict": recordings}
+def _apart(first: str, second: str) -> float:
+    """Largest difference between what two variants wrote."""
+    found = [np.load(Path(tempfile.gettempdir()) / f"audio-benchmark-{name}.npy") for name in (first, second)]
+    return float(f"{np.abs(found[0] - found[1]).max():.1e}")
+
+
+CASES = {
+    "patchout": training_step,
+    "attention": prediction,
+    "swin": swin,
+    "swin_two": swin,
+    "frontend": front_end,
+    "predict": recordings,
+}
 
 
 def resident(field: str) -> float:
@@ -161,18 +199,19 @@ def resident(field: str) -> float:
 
 def measure(part: str, variant: str) -> dict[str, float]:
     """Return processor seconds and MiB of one variant in this process."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(2 if part.endswith("two") else 1)
+    clock = time.perf_counter if part.endswith("two") else time.process_time
     torch.manual_seed(0)
     short, whole = CASES[part](variant)
     best, peak = float("inf"), 0.0
-    with torch.set_grad_enabled(part == "patchout"):
+    with torch.set_grad_enabled(part == "patchout" or "training" in variant):
         short()
         for _ in range(1 if part == "patchout" else 2):
             before = resident("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")  # lowers the peak to the present size
-            start = time.process_time()
+            start = clock()
             whole()
-            best, peak = min(best, time.process_time() - start), max(peak, resident("VmHWM") - before)
+            best, peak = min(best, clock() - start), max(peak, resident("VmHWM") - before)
     return {"seconds": round(best, 3), "mib": round(peak)}
 
 
@@ -194,11 +233,8 @@ def compare(part: str) -> list[dict[str, Any]]:
         row["memory"] = round(second["mib"] / max(first["mib"], 1), 2)
         rows.append(row)
         print(line(row), flush=True)
-    if part == "predict":
-        scores = [
-            np.load(Path(tempfile.gettempdir()) / f"audio-benchmark-{name}.npy") for name in ("pentad", "transformers")
-        ]
-        rows[0]["difference"] = float(f"{np.abs(scores[0] - scores[1]).max():.1e}")
+    if part in ("predict", "swin", "swin_two"):
+        rows[0]["difference"] = _apart(*(("pentad", "transformers") if part == "predict" else ("core", "library")))
     return rows
 
 
@@ -210,11 +246,12 @@ def line(row: dict[str, Any]) -> str:
         verdict = f"{second['seconds'] / first['seconds']:.1%} of the model's time"
     else:
         verdict = f"{row['faster']:.2f} times as fast"
-    if row["part"] in ("patchout", "attention"):
+    if row["part"] not in ("frontend", "predict"):
         memory = f"{first['mib']}, {second['mib']}"
         verdict += f", {row['memory']:.2f} of the memory"
     if "difference" in row:
-        verdict += f", probabilities within {row['difference']:.0e}"
+        what = "probabilities" if row["part"] == "predict" else "logits"
+        verdict += f", {what} within {row['difference']:.0e}"
     return f"| {row['title']} | {times} | {memory} | {verdict} |"
 
 

@@ -5,10 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 from command import call
 
+from pentad.audio.frontends import FrontEndConfig
+from pentad.audio.models import load_class
+from pentad.audio.predict import Settings, WindowConfig
+from pentad.core.bundle import save_bundle
+
 RATE = 8000
+FRONT = FrontEndConfig("log_mel", RATE, 32, 256, 256, 64, 50, 4000)
+SIZES = {
+    "ast": {"dim": 32, "depth": 1, "heads": 2},
+    "passt": {"dim": 32, "depth": 1, "heads": 2},
+    "cnn": {"channels": (8, 16), "time_pooling": 4},
+    "hts_at": {"image": 64, "dim": 8, "depths": (1, 1), "heads": (1, 2), "window": 4},
+}
 PARAMS = {
     "prepare": {"layout": "folders", "split": {"train": 0.5, "test": 0.5}},
     "frontend": {
@@ -69,3 +82,14 @@ def bundle(prepared, params, tmp_path_factory) -> Path:
     done = call("audio", "train", prepared, *options, "--set", "steps=40")
     assert done.code == 0, done.err
     return out / "cnn"
+
+
+def untrained(name, folder, front=FRONT):
+    """An untrained bundle of windows of a second and three classes."""
+    config, cls = load_class(name)
+    frames = {"frames": front.frames(front.sample_rate)} if name in ("ast", "passt") else {}
+    torch.manual_seed(0)
+    model = cls(config(classes=3, mel_bins=front.mel_bins, **SIZES[name], **frames))
+    settings = Settings(front, ("a", "b", "c"), WindowConfig(1.0, 0.5))
+    save_bundle(folder, model, domain="audio", name=name, settings=settings.to_mapping(), card="x", provenance={})
+    return folder

@@ -66,11 +66,6 @@ class FrontEndConfig:
             raise UsageError("PTD-700", f"a front-end of {self}", "give positive sizes, window <= n_fft, fmin < fmax")
 
     @property
-    def frame_rate(self) -> float:
-        """Frames a second."""
-        return self.sample_rate / self.hop
-
-    @property
     def shortest(self) -> int:
         """Samples that a waveform must have at least."""
         return self.window if self.kind == "kaldi_fbank" else self.n_fft // 2 + 2

@@ -30,7 +30,6 @@ from pentad.core.report import Block, Cell, Figure, Notice, Table, write_page
 from pentad.core.run import code_version, provenance
 
 OUTPUTS = ("csv", "json", "audacity", "page", "embeddings")
-DEFAULT_OUTPUTS = "csv,json,audacity,page"
 _TOP = 5
 
 
@@ -44,7 +43,7 @@ class PredictRequest:
     """Bundle folder or hub id."""
     split: str = ""
     """Only this split of a case table."""
-    outputs: str = DEFAULT_OUTPUTS
+    outputs: str = "csv,json,audacity,page"
     """Comma-separated: csv, json, audacity, page, embeddings."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""

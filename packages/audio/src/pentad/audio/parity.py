@@ -87,13 +87,11 @@ def hts_at(spec: Mapping[str, Any], dtype: torch.dtype) -> Rows:
         return _adaptation_rows(spec, dtype, lambda case, state: hts_at_model.adapt(state))
     hyper = spec["hyperparameters"]
     model = hts_at_model.import_official(_state(spec), hts_at_model.config_from_official(hyper)).to(dtype)
-    encoder, stages = model.encoder, dict[str, Tensor]()
-    for name, module in (("bn0_mel_first", encoder.batch_norm), ("patch_embed", encoder.patch_embed)):
+    stages = dict[str, Tensor]()
+    maps: dict[str, nn.Module] = {"patch_embed": model.patch_embed, "final_norm": model.norm}
+    maps.update({f"stage{number}": stage for number, stage in enumerate(model.layers)})
+    for name, module in {**maps, "bn0_mel_first": model.bn0, "tscam_logits": model.tscam_conv}.items():
         _record(module, stages, name)
-    _record(encoder.norm, stages, "final_norm")
-    for number, stage in enumerate(encoder.layers):
-        _record(stage, stages, f"stage{number}")
-    _record(model.tscam_conv, stages, "tscam_logits")
     features = _input(spec, dtype)
     if features.dim() == 2:
         features = FrontEnd(_hts_at_front_end(hyper), dtype)(features)
@@ -102,6 +100,8 @@ def hts_at(spec: Mapping[str, Any], dtype: torch.dtype) -> Rows:
         features = features[:, 0]
     with torch.no_grad():
         scores = _with_crops(model, features)
+    # The published code has a map's tokens in one row.
+    stages.update({name: stages[name].flatten(1, 2) for name in maps})
     stages["latent_output"] = scores.embedding
     if scores.frames is not None:
         hold = model.config.frames // model.config.steps

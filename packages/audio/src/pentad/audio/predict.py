@@ -125,7 +125,6 @@ class Tagger:
     model: nn.Module
     settings: Settings
     device: torch.device
-    licences: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, path: Path, sink: Sink | None = None, kept: KeptScores | None = None) -> Tagging:
         """Return what the model says of a file, however long it is.
@@ -261,4 +260,4 @@ def load_tagger(source: str, device: str = "auto", *, offline: bool = False) -> 
         problem = f"its settings do not fit: {error.problem}"
         raise ModelError("PTD-732", problem, "install the version that made it", source) from None
     chosen = pick_device(device)
-    return Tagger(bundle.name, bundle.digest, bundle.model.to(chosen).eval(), settings, chosen, bundle.licences)
+    return Tagger(bundle.name, bundle.digest, bundle.model.to(chosen).eval(), settings, chosen)

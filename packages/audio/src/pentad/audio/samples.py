@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pentad.audio.sounds import BACKGROUNDS, RATE, SOUNDS, Draws, Wave, background, sound
+from pentad.audio.sounds import BACKGROUNDS, RATE, SOUNDS, Wave, background, sound
+from pentad.core.draws import Draws
 from pentad.core.files import atomic, write_json, write_text
 
 FOLDS = 5
@@ -114,7 +115,7 @@ def make_clip(number: int) -> Clip:
     if place < len(SOUNDS) * _SINGLE:
         labels = [names[place // _SINGLE]] * (1 + draws.integer(2))
     else:
-        labels = [names[index] for index in draws.shuffled(len(names))[:2]]
+        labels = [names[index] for index in _shuffled(draws, len(names))[:2]]
     kind, snr = BACKGROUNDS[draws.integer(len(BACKGROUNDS))], SNRS[draws.integer(len(SNRS))]
     wave, events = mix(draws, labels, int(SECONDS * RATE), kind, snr)
     name = f"{fold + 1}-{place:02d}.wav"
@@ -173,16 +174,21 @@ def _write_recordings(folder: Path) -> None:
     rows = ["filename\tonset\toffset\tevent_label"]
     draws = Draws(0x4C4F4E47, 1)
     names = list(SOUNDS)
-    labels = [names[index] for index in [*draws.shuffled(len(names)), *draws.shuffled(len(names))[:4]]]
+    labels = [names[index] for index in [*_shuffled(draws, len(names)), *_shuffled(draws, len(names))[:4]]]
     wave, events = mix(draws, labels, 60 * RATE, "street", 12)
     write_wav(folder / "recordings" / "minute.wav", quantised(wave)[None])
     rows += _rows("minute.wav", events)
     draws = Draws(0x4C4F4E47, 2)
-    wave, events = mix(draws, [names[index] for index in draws.shuffled(len(names))[:4]], 20 * RATE, "room", 20)
+    wave, events = mix(draws, [names[index] for index in _shuffled(draws, len(names))[:4]], 20 * RATE, "room", 20)
     left = quantised(_doubled(wave))
     write_wav(folder / "recordings" / "stereo.wav", np.stack([left, left // 2]), 2 * RATE)
     rows += _rows("stereo.wav", events)
     write_text(folder / "recordings.tsv", "\n".join(rows) + "\n")
+
+
+def _shuffled(draws: Draws, count: int) -> list[int]:
+    """The numbers below ``count`` in a random order."""
+    return [int(place) for place in np.argsort(draws.raw(count), kind="stable")]
 
 
 def _doubled(wave: Wave) -> Wave:

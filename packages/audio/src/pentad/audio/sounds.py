@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from pentad.core.draws import Draws
+
 RATE = 16_000
 
 Wave = NDArray[np.floating]
@@ -28,44 +30,23 @@ _SINE = (
 _FINE = 1 << 20
 
 
-class Draws:
-    """A stream of random numbers fixed by ``key``: raw integers of PCG64, which NumPy keeps stable."""
+def duration(draws: Draws, low: float, high: float) -> int:
+    """Return a duration between ``low`` and ``high`` seconds, in samples."""
+    return int(draws.uniform(low, high) * RATE)
 
-    def __init__(self, *key: int) -> None:
-        self._bits = np.random.PCG64(np.random.SeedSequence(key))
 
-    def raw(self, count: int) -> NDArray[np.uint64]:
-        """Return integers uniform over 64 bits."""
-        return np.asarray(self._bits.random_raw(count), dtype=np.uint64)
+def noise(draws: Draws, count: int, *widths: int) -> Wave:
+    """Return noise of standard deviation about 1, smoothed by moving averages of the given widths.
 
-    def uniform(self, low: float, high: float) -> float:
-        """Return one number from ``low`` (included) to ``high`` (excluded)."""
-        return low + (high - low) * (int(self.raw(1)[0]) >> 11) * (1.0 / (1 << 53))
-
-    def integer(self, count: int) -> int:
-        """Return one integer from 0 to ``count - 1``."""
-        return int(self.raw(1)[0]) % count
-
-    def samples(self, low: float, high: float) -> int:
-        """Return a duration between ``low`` and ``high`` seconds, in samples."""
-        return int(self.uniform(low, high) * RATE)
-
-    def shuffled(self, count: int) -> list[int]:
-        """Return the numbers below ``count`` in a random order."""
-        return [int(place) for place in np.argsort(self.raw(count), kind="stable")]
-
-    def noise(self, count: int, *widths: int) -> Wave:
-        """Return noise of standard deviation about 1, smoothed by moving averages of the given widths.
-
-        The averages are sums of integers, so that their order cannot matter.
-        """
-        values = (self.raw(count + sum(widths)) >> np.uint64(48)).astype(np.int64) - (1 << 15)
-        spread = 1.0
-        for width in widths:
-            sums = np.cumsum(values)
-            values = sums[width:] - sums[:-width]
-            spread = spread * np.sqrt(width)
-        return np.asarray(values * (1.0 / (18918.6 * spread)), dtype=np.float64)
+    The averages are sums of integers, so that their order cannot matter.
+    """
+    values = (draws.raw(count + sum(widths)) >> np.uint64(48)).astype(np.int64) - (1 << 15)
+    spread = 1.0
+    for width in widths:
+        sums = np.cumsum(values)
+        values = sums[width:] - sums[:-width]
+        spread = spread * np.sqrt(width)
+    return np.asarray(values * (1.0 / (18918.6 * spread)), dtype=np.float64)
 
 
 def sine(cycles: Wave) -> Wave:
@@ -120,49 +101,49 @@ def root_mean_square(wave: Wave) -> float:
 
 
 def _engine(draws: Draws) -> Wave:
-    count = draws.samples(1.2, 2.4)
+    count = duration(draws, 1.2, 2.4)
     pitch = draws.uniform(45, 90) * (1.0 + 0.15 * triangle(ramp(count)))
     total = sum(tone(pitch * part) / part for part in range(1, 8))
-    return np.asarray(np.asarray(total) * (0.7 + 0.3 * tone(pitch / 2)) + 0.3 * draws.noise(count, 12, 12))
+    return np.asarray(np.asarray(total) * (0.7 + 0.3 * tone(pitch / 2)) + 0.3 * noise(draws, count, 12, 12))
 
 
 def _siren(draws: Draws) -> Wave:
-    count = draws.samples(1.4, 2.6)
+    count = duration(draws, 1.4, 2.6)
     low, sweep = draws.uniform(500, 700), draws.uniform(500, 800)
     pitch = low + sweep * triangle(np.arange(count) * (draws.uniform(0.6, 1.6) / RATE))
     return np.asarray(tone(pitch) + 0.4 * tone(2 * pitch) + 0.2 * tone(3 * pitch))
 
 
 def _bell(draws: Draws) -> Wave:
-    count = draws.samples(0.9, 1.8)
+    count = duration(draws, 0.9, 1.8)
     base = draws.uniform(700, 1300)
     parts = ((1.0, 1.0, 3), (2.0, 0.6, 4), (2.76, 0.5, 5), (4.1, 0.35, 6), (5.4, 0.25, 8))
     return np.asarray(sum(size * tone(np.full(count, base * at)) * decay(count, power) for at, size, power in parts))
 
 
 def _rain(draws: Draws) -> Wave:
-    count = draws.samples(1.4, 2.6)
-    wave = draws.noise(count + 1)
+    count = duration(draws, 1.4, 2.6)
+    wave = noise(draws, count + 1)
     wave = wave[1:] - 0.6 * wave[:-1]
     for _ in range(count // 500):
         start, length = draws.integer(count - 90), 30 + draws.integer(60)
-        wave[start : start + length] += 4.0 * draws.noise(length) * decay(length, 2)
+        wave[start : start + length] += 4.0 * noise(draws, length) * decay(length, 2)
     return wave
 
 
 def _wind(draws: Draws) -> Wave:
-    count = draws.samples(1.6, 2.8)
+    count = duration(draws, 1.6, 2.8)
     gust = 0.35 + 0.65 * triangle(np.arange(count) * (draws.uniform(0.5, 1.1) / RATE) + draws.uniform(0, 1))
-    return draws.noise(count, 40, 25, 16) * gust
+    return noise(draws, count, 40, 25, 16) * gust
 
 
 def _chirps(draws: Draws) -> Wave:
     parts = []
     base = draws.uniform(3000, 4500)
     for _ in range(4 + draws.integer(4)):
-        count = draws.samples(0.05, 0.1)
+        count = duration(draws, 0.05, 0.1)
         rise = draws.uniform(600, 1500) * (1 if draws.integer(3) else -1)
-        parts += [faded(tone(base + rise * ramp(count)), 200), np.zeros(draws.samples(0.03, 0.09))]
+        parts += [faded(tone(base + rise * ramp(count)), 200), np.zeros(duration(draws, 0.03, 0.09))]
     return np.concatenate(parts[:-1])
 
 
@@ -170,8 +151,8 @@ def _footsteps(draws: Draws) -> Wave:
     parts = []
     pause = draws.uniform(0.28, 0.4)
     for _ in range(3 + draws.integer(3)):
-        count = draws.samples(0.07, 0.1)
-        thud = draws.noise(count, 30, 12) * decay(count, 3) + 0.15 * draws.noise(count, 2) * decay(count, 8)
+        count = duration(draws, 0.07, 0.1)
+        thud = noise(draws, count, 30, 12) * decay(count, 3) + 0.15 * noise(draws, count, 2) * decay(count, 8)
         parts += [thud, np.zeros(int(pause * RATE))]
     return np.concatenate(parts[:-1])
 
@@ -189,17 +170,17 @@ def _alarm(draws: Draws) -> Wave:
 def _drops(draws: Draws) -> Wave:
     parts = []
     for _ in range(3 + draws.integer(4)):
-        count = draws.samples(0.05, 0.08)
+        count = duration(draws, 0.05, 0.08)
         pitch = draws.uniform(700, 1100) * (1.0 + 0.9 * ramp(count))
-        parts += [faded(tone(pitch) * decay(count, 2), 20), np.zeros(draws.samples(0.12, 0.3))]
+        parts += [faded(tone(pitch) * decay(count, 2), 20), np.zeros(duration(draws, 0.12, 0.3))]
     return np.concatenate(parts[:-1])
 
 
 def _saw(draws: Draws) -> Wave:
-    count = draws.samples(1.3, 2.4)
+    count = duration(draws, 1.3, 2.4)
     stroke = triangle(np.arange(count) * (draws.uniform(2.0, 3.2) / RATE))
     teeth = 0.5 + 0.5 * tone(draws.uniform(150, 230) * (0.7 + 0.6 * stroke))
-    wave = draws.noise(count + 2, 3)
+    wave = noise(draws, count + 2, 3)
     return (wave[2:] - wave[:-2]) * stroke * stroke * teeth
 
 
@@ -227,13 +208,13 @@ def sound(name: str, draws: Draws) -> Wave:
 def background(kind: str, draws: Draws, count: int) -> Wave:
     """Return background noise of root mean square 1: ``room``, ``street`` or ``hiss``."""
     if kind == "hiss":
-        wave = draws.noise(count, 2)
+        wave = noise(draws, count, 2)
     elif kind == "street":
-        wave = draws.noise(count, 60, 20) + 0.25 * draws.noise(count, 4) + 0.1 * draws.noise(count)
+        wave = noise(draws, count, 60, 20) + 0.25 * noise(draws, count, 4) + 0.1 * noise(draws, count)
     else:
         clock = np.arange(count, dtype=np.float64)
         hum = sine(clock * (50.0 / RATE)) + 0.5 * sine(clock * (100.0 / RATE))
-        wave = draws.noise(count, 8, 3) + 0.3 * hum
+        wave = noise(draws, count, 8, 3) + 0.3 * hum
     return wave / root_mean_square(wave)
 
 

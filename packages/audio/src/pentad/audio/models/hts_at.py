@@ -1,28 +1,27 @@
 """HTS-AT, the Hierarchical Token-Semantic Audio Transformer: Chen et al., ICASSP 2022, arXiv 2202.00874.
 
-Official code: RetroCirce/HTS-Audio-Transformer (MIT). From the batch norm to the unfolded map the network is the
-library's CLAP encoder; what is ours is the token-semantic head with its frame-wise output, stochastic depth on both
-branches as published (the library has it on one), the importer, and the refusal of longer input. Deviation: with
-``pooling`` "linear_softmax" the clip's score is that of Wang et al. (ICASSP 2019) instead of the mean of the logits,
-which contradicts strong labels: a short event leaves most frames empty.
+Official code: RetroCirce/HTS-Audio-Transformer (MIT). The stages are core's Swin blocks under the published names,
+which cost less than those of the library's CLAP encoder (figures in the package's README). Deviations: longer input is
+refused; with ``pooling`` "linear_softmax" the clip's score is that of Wang et al. (ICASSP 2019) instead of the mean of
+the logits, which contradicts strong labels: a short event leaves most frames empty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import ClapAudioConfig
-from transformers.models.clap.modeling_clap import ClapAudioEncoder, ClapAudioLayer
 
 from pentad.audio.models.pooling import pool
 from pentad.audio.models.scores import Scores
+from pentad.audio.models.stretching import stretched
 from pentad.core.bundle import PublishedModel
 from pentad.core.checkpoint import load_strict, rename
 from pentad.core.errors import ModelError
+from pentad.core.layers.window_attention import PatchEmbedding, SwinStage, drop_path_rates, initialise, swin_blocks
 
 _PATCH = 4
 
@@ -97,40 +96,26 @@ class HTSATConfig:
         return _PATCH << (len(self.depths) - 1)
 
 
-class _Encoder(ClapAudioEncoder):
-    """The library's encoder; time is stretched in float64, for in float32 its coordinates cost 2e-4 of the spread."""
-
-    def reshape_mel2img(self, features: Tensor) -> Tensor:
-        """Return the image (batch, 1, image, image) of features (batch, 1, frames, mel bins)."""
-        batch, _, frames, bins = features.shape
-        width = self.spec_size * self.freq_ratio
-        if frames < width:
-            stretched = nn.functional.interpolate(features.double(), (width, bins), mode="bicubic", align_corners=True)
-            features = stretched.to(features.dtype)
-        groups = features.reshape(batch, self.freq_ratio, self.spec_size, bins).transpose(2, 3)
-        return groups.reshape(batch, 1, self.spec_size, self.spec_size)
-
-
 class HTSAT(PublishedModel):
     """Hierarchical Token-Semantic Audio Transformer: Swin stages on a folded spectrogram, scores over time."""
 
     def __init__(self, config: HTSATConfig) -> None:
         super().__init__(config)
-        self.encoder = _Encoder(_library_config(config))  # type: ignore[no-untyped-call]
-        width = config.dim * 2 ** (len(config.depths) - 1)
-        self.tscam_conv = nn.Conv2d(width, config.classes, (config.rows, 3), padding=(0, 1))
-        for module in self.encoder.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d):
-                module.reset_parameters()
-            if isinstance(table := getattr(module, "relative_position_bias_table", None), nn.Parameter):
-                nn.init.trunc_normal_(table, std=0.02)
-            if isinstance(module, ClapAudioLayer):
-                # The library drops the attention branch alone; the published network drops both.
-                module.output.register_forward_hook(_dropping(module.drop_path))
+        last = len(config.depths) - 1
+        widths = [config.dim << stage for stage in range(last + 1)]
+        rates = drop_path_rates(config.depths, config.drop_path)
+        self.bn0 = nn.BatchNorm2d(config.mel_bins)
+        self.patch_embed = PatchEmbedding(1, config.dim, _PATCH)
+        self.layers = nn.ModuleList(
+            SwinStage(
+                swin_blocks(widths[stage], config.heads[stage], config.window, rates[stage]),
+                widths[stage] if stage < last else 0,
+            )
+            for stage in range(last + 1)
+        )
+        self.norm = nn.LayerNorm(widths[last])
+        self.tscam_conv = nn.Conv2d(widths[last], config.classes, (config.rows, 3), padding=(0, 1))
+        self.apply(initialise)
 
     @property
     def longest(self) -> int:
@@ -151,37 +136,26 @@ class HTSAT(PublishedModel):
         if features.shape[2] != config.mel_bins or not 1 < features.shape[1] <= config.frames:
             problem = f"this HTS-AT takes 2 to {config.frames} frames of {config.mel_bins} mel bins"
             raise ModelError("PTD-703", f"{problem}, not {tuple(features.shape[1:])}", "window the recording")
+        x = self.bn0(features.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)  # (batch, frames, mel bins)
         if config.repeat_short:
-            features = features.repeat(1, config.frames // features.shape[1], 1)
-        found = self.encoder(features[:, None])
-        frames = self.tscam_conv(found.last_hidden_state).flatten(2).transpose(1, 2)  # (batch, steps, classes)
-        return Scores(pool(frames, config.pooling), frames, found.pooler_output)
+            x = x.repeat(1, config.frames // x.shape[1], 1)
+        x = self.patch_embed(self._folded(stretched(x, config.frames))[:, None])  # (batch, rows, columns, dim)
+        for stage in self.layers:
+            x = stage(x)
+        x = self._unfolded(self.norm(x))  # (batch, width, rows, steps)
+        frames = self.tscam_conv(x).flatten(2).transpose(1, 2)  # (batch, steps, classes)
+        return Scores(pool(frames, config.pooling), frames, x.mean((2, 3)))
 
+    def _folded(self, x: Tensor) -> Tensor:
+        """The image (batch, image, image) whose quarters, from top to bottom, are stretches of time."""
+        config = self.config
+        groups = x.reshape(-1, config.groups, config.image, config.mel_bins)
+        return groups.transpose(2, 3).reshape(-1, config.image, config.image)
 
-def _dropping(drop_path: nn.Module) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return cast(Tensor, drop_path(output))
-
-    return hook
-
-
-def _library_config(config: HTSATConfig) -> ClapAudioConfig:
-    return ClapAudioConfig(
-        window_size=config.window,
-        num_mel_bins=config.mel_bins,
-        spec_size=config.image,
-        patch_size=_PATCH,
-        patch_stride=[_PATCH, _PATCH],
-        num_classes=config.classes,
-        hidden_size=config.dim * 2 ** (len(config.depths) - 1),
-        depths=list(config.depths),
-        num_attention_heads=list(config.heads),
-        num_hidden_layers=len(config.depths),
-        patch_embeds_hidden_size=config.dim,
-        hidden_dropout_prob=0.0,
-        drop_path_rate=config.drop_path,
-        layer_norm_eps=1e-5,
-    )
+    def _unfolded(self, x: Tensor) -> Tensor:
+        """The map (batch, width, frequency rows, time steps) of an image's (batch, rows, columns, width)."""
+        groups = x.reshape(-1, self.config.groups, self.config.rows, *x.shape[2:])
+        return groups.permute(0, 4, 2, 1, 3).flatten(3)
 
 
 def config_from_official(hyper: Mapping[str, Any]) -> HTSATConfig:
@@ -214,37 +188,13 @@ def config_from_state(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def official_state(state: Mapping[str, Tensor], model: HTSAT) -> dict[str, Tensor]:
-    """Return an official checkpoint's tensors under the names of ``model``.
+def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return an official checkpoint's tensors under our names, which are its own.
 
-    Window indices and batch counters follow from the model or decide nothing, so they are the model's own; the frozen
-    spectrogram layers, the masks and the unused ``head`` are left out.
+    Left out are the frozen spectrogram layers, the unused ``head``, and masks and indices, which follow from the sizes.
     """
-    split: dict[str, Tensor] = {}
-    for name, tensor in _without_wrapper(state).items():
-        if ".qkv." not in name:
-            split[name] = tensor
-            continue
-        for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-            split[name.replace(".qkv.", f".self.{part}.")] = piece.clone()
-    renamed = rename(
-        split,
-        [
-            (r"^(spectrogram_extractor|logmel_extractor|head)\.", None),
-            (r"(attn_mask|relative_position_index|num_batches_tracked)$", None),
-            (r"\.norm1\.", ".layernorm_before."),
-            (r"\.norm2\.", ".layernorm_after."),
-            (r"\.attn\.relative_position_bias_table$", ".attention.self.relative_position_bias_table"),
-            (r"\.attn\.self\.", ".attention.self."),
-            (r"\.attn\.proj\.", ".attention.output.dense."),
-            (r"\.mlp\.fc1\.", ".intermediate.dense."),
-            (r"\.mlp\.fc2\.", ".output.dense."),
-            (r"^bn0\.", "batch_norm."),
-            (r"^(batch_norm|patch_embed|layers|norm)\.", r"encoder.\1."),
-        ],
-    )
-    fixed = ("relative_position_index", "num_batches_tracked")
-    return {**{name: tensor for name, tensor in model.state_dict().items() if name.endswith(fixed)}, **renamed}
+    left_out = r"^(spectrogram_extractor|logmel_extractor|head)\.|(attn_mask|relative_position_index)$"
+    return rename(_without_wrapper(state), [(left_out, None)])
 
 
 def _without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -265,7 +215,7 @@ def import_official(state: Mapping[str, Tensor], config: HTSATConfig) -> HTSAT:
         ModelError: They are not those of this configuration.
     """
     model = HTSAT(config)
-    load_strict(model, official_state(state, model))
+    load_strict(model, {"bn0.num_batches_tracked": torch.tensor(0), **official_state(state)})
     return model.eval()
 
 

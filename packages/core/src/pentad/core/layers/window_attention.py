@@ -125,9 +125,9 @@ def partition(x: Tensor, window: Size) -> Tensor:
 
 def reverse(windows: Tensor, size: Size, window: Size) -> Tensor:
     """Return the map (b, rows, columns, c) of ``size`` that `partition` made ``windows`` of."""
-    b, c = len(windows), windows.shape[-1]
-    grid = windows.reshape(b, size[0] // window[0], size[1] // window[1], *window, c)
-    return grid.transpose(2, 3).reshape(b, *size, c)
+    c = windows.shape[-1]
+    grid = windows.reshape(-1, size[0] // window[0], size[1] // window[1], *window, c)
+    return grid.transpose(2, 3).reshape(-1, *size, c)
 
 
 def relative_positions(window: Size, table: int, device: torch.device) -> Tensor:
@@ -245,6 +245,36 @@ class PatchMerging(nn.Module):
         joined = torch.cat([x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)], dim=-1)
         merged: Tensor = self.reduction(self.norm(joined))
         return merged
+
+
+class PatchEmbedding(nn.Module):
+    """A token for each patch: (b, channels, y, x) to (b, y / patch, x / patch, width)."""
+
+    def __init__(self, channels: int, width: int, patch: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch, patch)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised tokens."""
+        tokens: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return tokens
+
+
+class SwinStage(nn.Module):
+    """Blocks, then a merging of patches of ``merged`` channels where a coarser stage follows."""
+
+    downsample: PatchMerging | None
+
+    def __init__(self, blocks: nn.Sequential, merged: int = 0) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.downsample = PatchMerging(merged) if merged else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map that the next stage takes."""
+        x = self.blocks(x)
+        return x if self.downsample is None else self.downsample(x)
 
 
 def initialise(module: nn.Module) -> None:

@@ -28,7 +28,7 @@ from torch.nn import functional
 from pentad.core.bundle import PublishedModel
 from pentad.core.checkpoint import rename
 from pentad.core.errors import ModelError
-from pentad.core.layers.window_attention import PatchMerging, drop_path_rates, initialise, swin_blocks
+from pentad.core.layers.window_attention import PatchEmbedding, SwinStage, drop_path_rates, initialise, swin_blocks
 
 PATCH = 4
 """Pixels along each side of a token of the first stage."""
@@ -87,36 +87,6 @@ def swin_unet_tiny(classes: int, input_channels: int = 3) -> SwinUNetConfig:
     return SwinUNetConfig(classes=classes, input_channels=input_channels)
 
 
-class PatchEmbedding(nn.Module):
-    """A token for each patch: (b, channels, y, x) to (b, y / 4, x / 4, width)."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(channels, width, PATCH, PATCH)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised tokens."""
-        tokens: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
-        return tokens
-
-
-class EncoderStage(nn.Module):
-    """Blocks, then a merging of patches where a coarser stage follows."""
-
-    downsample: PatchMerging | None
-
-    def __init__(self, blocks: nn.Sequential, merged: int = 0) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.downsample = PatchMerging(merged) if merged else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the map that the next stage takes."""
-        x = self.blocks(x)
-        return x if self.downsample is None else self.downsample(x)
-
-
 class PatchExpanding(nn.Module):
     """``scale`` times the resolution: (b, y, x, c) to (b, scale y, scale x, width).
 
@@ -173,9 +143,9 @@ class SwinUNet(PublishedModel):
                 qkv_bias=config.qkv_bias,
             )
 
-        self.patch_embed = PatchEmbedding(config.input_channels, config.embed_dim)
+        self.patch_embed = PatchEmbedding(config.input_channels, config.embed_dim, PATCH)
         self.layers = nn.ModuleList(
-            EncoderStage(blocks(stage), widths[stage] if stage < last else 0) for stage in range(last + 1)
+            SwinStage(blocks(stage), widths[stage] if stage < last else 0) for stage in range(last + 1)
         )
         self.norm = nn.LayerNorm(widths[last])
         # Numbered from coarse to fine, as in the checkpoints; the coarsest stage only expands.
