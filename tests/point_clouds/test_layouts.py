@@ -9,7 +9,7 @@ from command import call
 from point_clouds.conftest import copy_sweep
 
 from pentad.core.errors import CaseError, NoInputError, UsageError
-from pentad.point_clouds.frames import Frame, to_objects
+from pentad.point_clouds.frames import Frame, PointConfig, load_points, to_objects
 from pentad.point_clouds.labels import moved, yaw_quaternion
 from pentad.point_clouds.layouts import find_frames
 
@@ -113,6 +113,40 @@ def test_any_folder_of_clouds_is_taken_for_prediction_alone(tmp_path, streets):
     assert isinstance(found[0].read(), Frame)
     with pytest.raises(NoInputError, match=r"PTD-917 .*no labelled frames"):
         find_frames(tmp_path)
+
+
+def write_poses(folder, poses):
+    lines = [" ".join(f"{value:.9g}" for value in pose[:3].ravel()) for pose in poses]
+    (folder / "poses.txt").write_text("\n".join(lines) + "\n")
+
+
+def test_a_pose_file_merges_earlier_clouds_of_a_plain_folder_where_they_stood(tmp_path):
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, 0, 3] = 10, 12, 15  # along x
+    poses[1, :2, :2] = [[0, -1], [1, 0]]  # and turned to the left in between
+    post = np.array([20.0, 3, 1, 1])  # one thing that stays where it is
+    for number, pose in enumerate(poses):
+        seen = np.linalg.inv(pose) @ post
+        np.array([[*seen[:3], 0.5]], dtype="<f4").tofile(tmp_path / f"{number}.bin")
+    write_poses(tmp_path, poses)
+    last = find_frames(tmp_path, labelled=False)[2].read()
+    assert [sweep.file[-5:] for sweep in last.sweeps] == ["2.bin", "1.bin", "0.bin"]
+    assert np.allclose(last.global_pose, poses[2])
+    points, _ = load_points(last, PointConfig(sweeps=3), (-50, -50, -5, 50, 50, 5))
+    assert np.allclose(points[:, :3], [5, 3, 1], atol=1e-5)
+    assert points[:, 4].tolist() == [0, -1, -2]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("1 0 0 0 0 1 0 0 0 0 1 0", "PTD-936"), ("a pose\n" * 2, "PTD-936"), ("2 0 0 0 0 1 0 0 0 0 1 0\n" * 2, "PTD-913")],
+)
+def test_poses_that_do_not_fit_the_clouds_are_named(tmp_path, streets, text, code):
+    for name in ("a.bin", "b.bin"):
+        copy_sweep(streets, tmp_path, name)
+    (tmp_path / "poses.txt").write_text(text)
+    with pytest.raises(CaseError, match=rf"{code} .*poses.txt"):
+        find_frames(tmp_path, labelled=False)[0].read()
 
 
 def test_classes_are_taken_by_their_names_and_others_left_out(tmp_path, streets, params):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import call, command
+from point_clouds.conftest import write_bundle
 
 from pentad.core.cases import read_cases
 from pentad.core.errors import UsageError
@@ -78,6 +79,30 @@ def test_the_case_table_counts_objects_and_frames_keep_their_numbers_of_points(p
 def test_a_table_is_not_replaced_unasked(prepared, streets, params):
     result = call("point-clouds", "prepare", streets, "-o", prepared.parent, "--params", params)
     assert (result.code, result.sentence()[:7]) == (2, "PTD-920")
+
+
+def test_an_evaluation_is_replaced_when_asked_and_nothing_else_ever(tmp_path, prepared, params, bundle):
+    given = ["point-clouds", "evaluate", prepared, "--model", bundle, "--params", params, "-o"]
+    assert call(*given, tmp_path / "e").code == 0
+    (tmp_path / "e" / "old.txt").touch()
+    refused = call(*given, tmp_path / "e")
+    assert (refused.code, refused.sentence()[:7]) == (2, "PTD-938")
+    assert call(*given, tmp_path / "e", "--overwrite").code == 0
+    assert not (tmp_path / "e" / "old.txt").exists()
+    other = call(*given, prepared.parent, "--overwrite")
+    assert (other.code, other.sentence()[:7]) == (2, "PTD-938")
+    assert prepared.is_file()
+
+
+def test_a_dry_run_says_that_the_model_is_damaged(tmp_path, streets):
+    bundle = write_bundle(tmp_path / "bundle")
+    given = ["point-clouds", "predict", streets, "-o", tmp_path / "out", "--model", bundle, "--dry-run"]
+    assert call(*given).code == 0
+    weights = bundle / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    result = call(*given)
+    assert (result.code, result.sentence()[:4]) == (5, "PTD-")
+    assert not (tmp_path / "out").exists()
 
 
 def test_truth_as_detections_scores_one_and_a_jittered_copy_its_own_arithmetic(streets):

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from pentad.core import options
+from pentad.point_clouds.models_cli import app as models_app
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Find objects in LiDAR sweeps.\n\nFor instance: pentad point-clouds predict SWEEPS/ -o OUT --model BUNDLE",
 )
-models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
 app.add_typer(models_app, name="models")
 
 Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
@@ -84,11 +84,12 @@ def evaluate(
     params: options.Params = Path("params.yaml"),
     override: options.Override = [],  # noqa: B006
     device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Score a model on labelled frames: a row a frame, and intervals."""
-    from pentad.point_clouds.evaluate import evaluate
+    from pentad.point_clouds.evaluate import EvaluateRequest, evaluate
 
-    text, failed = evaluate(table, split, model, out, params, override, device)
+    text, failed = evaluate(EvaluateRequest(table, split, model, out, params, tuple(override), device, overwrite))
     typer.echo(text)
     raise typer.Exit(3 if failed else 0)
 
@@ -147,6 +148,16 @@ def predict(
 
 
 @app.command()
+def view(
+    path: Annotated[Path, typer.Argument(help="A sweep, a frame, a folder of them, or a case's folder of predict.")],
+) -> None:
+    """Show a sweep and its boxes in a window."""
+    from pentad.point_clouds.viewer import view
+
+    view(path)
+
+
+@app.command()
 def report(
     table: Table,
     evaluations: Annotated[
@@ -159,42 +170,3 @@ def report(
     from pentad.point_clouds.report import report
 
     typer.echo(report(table, evaluations, out, predictions))
-
-
-@models_app.command("list")
-def list_models(json_lines: options.Json = False) -> None:
-    """List the architectures."""
-    import json
-
-    from pentad.point_clouds.models import MODELS
-
-    for name, (config, _) in MODELS.items():
-        summary = (config.__doc__ or "").splitlines()[0]
-        typer.echo(json.dumps({"name": name, "summary": summary}) if json_lines else f"{name:<14} {summary}")
-
-
-@models_app.command("show")
-def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
-    """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
-    import json
-
-    from pentad.core.bundle import read_manifest
-
-    typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))
-
-
-@models_app.command("import")
-def import_model(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the published FlatFormer's training code.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
-    classes: Annotated[str, typer.Option(help="Classes in the heatmap's order.")] = "car,pedestrian,cyclist",
-    params: Annotated[Path | None, typer.Option(help="With grid, decode, networks where not Waymo's.")] = None,
-    sweeps: Annotated[int, typer.Option(min=1, help="Turns that it was trained on.")] = 1,
-    licence: Annotated[str, typer.Option(help="Licence of the weights, in words.")] = "not stated",
-    overwrite: options.Overwrite = False,
-) -> None:
-    """Turn a checkpoint into a bundle that predict takes; every tensor must fit, and no code is run."""
-    from pentad.point_clouds.importing import ImportRequest, import_checkpoint
-
-    names = tuple(name for name in classes.split(",") if name)
-    typer.echo(import_checkpoint(ImportRequest(checkpoint, out, names, params, sweeps, licence, overwrite)))

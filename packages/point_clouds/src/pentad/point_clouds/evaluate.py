@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from pentad.core.cases import Case, data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
-from pentad.core.errors import NoInputError
+from pentad.core.errors import NoInputError, UsageError
 from pentad.core.evaluation import evaluate as evaluate_cases
 from pentad.core.evaluation import to_entry, write_results
 from pentad.core.files import digest_json, write_json
@@ -49,9 +50,32 @@ class EvaluateConfig:
     resamples: int = 500
 
 
-def evaluate(
-    table: Path, split: str, model: str, out: Path, params: Path, overrides: Sequence[str] = (), device: str = "auto"
-) -> tuple[str, int]:
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to score, with what, and where to.
+
+    Attributes:
+        table: Case table.
+        split: Split of it whose labelled frames are scored.
+        model: Bundle folder or hub id.
+        out: Folder of the results.
+        params: With the section ``evaluate``.
+        overrides: Changes to that section.
+        device: auto, cpu, cuda or cuda:N.
+        overwrite: Replace an earlier evaluation in ``out``.
+    """
+
+    table: Path
+    split: str
+    model: str
+    out: Path
+    params: Path
+    overrides: tuple[str, ...] = ()
+    device: str = "auto"
+    overwrite: bool = False
+
+
+def evaluate(request: EvaluateRequest) -> tuple[str, int]:
     """Score a model on the labelled frames of a split; return a one-line summary and how many failed.
 
     Writes ``per_case.csv``, ``metrics.json``, ``matches.json`` (what `report` compares models by) and
@@ -60,12 +84,15 @@ def evaluate(
     Raises:
         NoInputError: The split has no labelled frame (PTD-927).
         ModelError: The bundle cannot be used.
+        UsageError: The folder is taken (PTD-938).
     """
-    config = load_params(params, "evaluate", EvaluateConfig, overrides)
+    table, split, out = request.table, request.split, request.out
+    config = load_params(request.params, "evaluate", EvaluateConfig, request.overrides)
     cases = [case for case in read_cases(table, split) if isinstance(case.target, dict) and "objects" in case.target]
     if not cases:
         raise NoInputError("PTD-927", f"no labelled frame of the split '{split}'", "name another split", table)
-    predictor = load_predictor(model, device)
+    predictor = load_predictor(request.model, request.device)
+    _make_room(out, overwrite=request.overwrite)
     found: dict[str, Scored] = {}
 
     def score(case: Case) -> Mapping[str, float]:
@@ -93,6 +120,18 @@ def evaluate(
     failed = len(rows) - len(scored)
     text = f"{predictor.name}: {len(scored)} frames scored, {failed} failed"
     return (f"{text}; mean AP {summary['mean_ap']['value']:.3f}" if scored else text), failed
+
+
+def _make_room(out: Path, *, overwrite: bool) -> None:
+    """Remove an earlier evaluation if that is allowed; refuse anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise UsageError("PTD-938", "there is something already", "choose another folder or give --overwrite", out)
+    # One that was stopped half-way has the matches and no metrics.
+    if not any((out / name).exists() for name in ("metrics.json", MATCHES)):
+        raise UsageError("PTD-938", "there is something that is no evaluation", "choose another folder", out)
+    shutil.rmtree(out)
 
 
 def score_case(predictor: Predictor, case: Case, config: EvaluateConfig) -> Scored:

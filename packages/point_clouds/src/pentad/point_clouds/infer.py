@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from pentad.core.batch import BatchOptions, CaseResult, dry_run, run_batch
-from pentad.core.bundle import read_manifest
+from pentad.core.bundle import check_bundle, read_manifest
 from pentad.core.cases import Case, Rejection, input_digest, read_cases
 from pentad.core.config import to_mapping
 from pentad.core.errors import CaseError, ModelError, UsageError, nearest
@@ -20,6 +20,7 @@ from pentad.core.files import digest_json, write_json
 from pentad.core.run import code_version, provenance
 from pentad.point_clouds.frames import Frame, frame_of, role_of
 from pentad.point_clouds.layouts import FoundFrame, find_frames
+from pentad.point_clouds.models import MODELS
 from pentad.point_clouds.outputs import write_cloud, write_frame_page, write_kitti, write_nuscenes
 from pentad.point_clouds.predict import Limits, Predictor, load_predictor
 
@@ -84,6 +85,8 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
     identity = {"model": _model_digest(request.model), "config": config, "code": code}
     cases, rejections = _cases(request)
     if only_say:
+        if Path(request.model).exists():
+            check_bundle(request.model, "point_clouds", MODELS)
         return dry_run(cases, options, identity, rejections)
     return run_batch(cases, partial(_processor, request, config), options, identity, rejections)
 

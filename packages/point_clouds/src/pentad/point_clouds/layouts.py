@@ -2,25 +2,28 @@
 
 KITTI object: training/velodyne, label_2, calib, and ImageSets/train.txt, val.txt. nuScenes: v1.0-*/ tables, samples/.
 Argoverse 2: a log's sensors/lidar/*.feather, annotations.feather, city_SE3_egovehicle.feather. Our own (the embedded
-samples, frames exported from Waymo): frames/*.json. Anything else with a point cloud's suffix is a frame without boxes.
+samples, frames exported from Waymo): frames/*.json. Anything else with a point cloud's suffix is a frame without boxes;
+a poses.txt beside such clouds makes them one drive: a line a cloud, in the order of their names, of 12 numbers, the
+3 x 4 matrix row by row that brings the cloud into a frame that stays where it is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pentad.core.errors import CaseError, NoInputError
-from pentad.point_clouds.frames import Frame, SweepFile, read_frame, to_boxes
+from pentad.point_clouds.frames import Frame, SweepFile, read_frame, require_pose, to_boxes
 from pentad.point_clouds.labels import kitti_to_objects, pose_of, read_argoverse, read_calibration, read_kitti
 from pentad.point_clouds.nuscenes_tables import read_tables, sample_frame
 from pentad.point_clouds.points import SUFFIXES
 
+POSES = "poses.txt"
 _EARLIER = 9  # sweeps before the frame's own that a frame lists
 
 
@@ -61,7 +64,7 @@ def find_frames(root: Path, *, labelled: bool = True) -> list[FoundFrame]:
     if labelled or not plain:
         remedy = "give frames/*.json, or the layout of KITTI, nuScenes or Argoverse 2; see the README"
         raise NoInputError("PTD-917", "no labelled frames here" if labelled else "no point cloud here", remedy, root)
-    return [_alone(root, path) for path in plain]
+    return [frame for folder, paths in _by_folder(plain) for frame in _plain(root, folder, paths)]
 
 
 def safe_name(path: Path) -> str:
@@ -81,6 +84,50 @@ def _alone(root: Path, path: Path) -> FoundFrame:
         return Frame(id=name, sweeps=(SweepFile(file=str(path.resolve())),))
 
     return FoundFrame(name, path.relative_to(root).as_posix(), read, {})
+
+
+def _by_folder(paths: Sequence[Path]) -> list[tuple[Path, list[Path]]]:
+    """Clouds by the folder that holds them, both in the order of their names."""
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path)
+    return list(folders.items())
+
+
+def _plain(root: Path, folder: Path, paths: Sequence[Path]) -> Iterator[FoundFrame]:
+    """Clouds of one folder: each alone, or with the earlier ones where a pose file says how they move."""
+    posed = (folder / POSES).is_file()
+    for place, path in enumerate(paths):
+        found = _alone(root, path)
+        earlier = range(place, max(0, place - _EARLIER) - 1, -1)
+        yield replace(found, read=partial(_read_posed, found.id, paths, earlier)) if posed else found
+
+
+def _read_posed(name: str, paths: Sequence[Path], earlier: Sequence[int]) -> Frame:
+    folder = paths[0].parent
+    poses = _read_poses(folder / POSES, len(paths))
+    now = poses[earlier[0]]
+    back = np.linalg.inv(now)
+    sweeps = tuple(
+        SweepFile(file=str(paths[place].resolve()), pose=(back @ poses[place]).tolist()) for place in earlier
+    )
+    return Frame(id=name, group=folder.name, sweeps=sweeps, global_pose=now.tolist())
+
+
+def _read_poses(path: Path, count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """The poses of a file, (count, 4, 4)."""
+    try:
+        rows = [[float(word) for word in line.split()] for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError):
+        rows = []
+    if len(rows) != count or {len(row) for row in rows} != {12}:
+        problem = f"{len(rows)} readable poses for {count} point clouds"
+        raise CaseError("PTD-936", problem, "write 12 numbers a line, a line for each cloud", path.name)
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    poses[:, :3] = np.array(rows).reshape(count, 3, 4)
+    for number, pose in enumerate(poses):
+        require_pose(pose, f"{path.name}, line {number + 1}")
+    return poses
 
 
 def _own(root: Path) -> Iterator[FoundFrame]:

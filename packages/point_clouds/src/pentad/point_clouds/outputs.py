@@ -27,7 +27,7 @@ from pentad.point_clouds.points import Points
 from pentad.point_clouds.predict import Found
 
 KITTI, NUSCENES, CLOUD, PAGE = "kitti.txt", "nuscenes.json", "cloud.ply", "page.html"
-_EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 _STEPS = 40  # points drawn along an edge
 _PIXELS = 400  # of the longer side of the picture
 _LISTED = 100
@@ -60,7 +60,7 @@ def write_cloud(folder: Path, points: Points, objects: Objects, classes: Sequenc
     share = np.linspace(0, 1, _STEPS)[:, None]
     for kind, box in zip(objects.classes, objects.boxes, strict=True):
         corners = box_corners(box)
-        edges = np.concatenate([corners[a] + share * (corners[b] - corners[a]) for a, b in _EDGES])
+        edges = np.concatenate([corners[a] + share * (corners[b] - corners[a]) for a, b in EDGES])
         places.append(edges.astype(np.float32))
         colours.append(np.tile(_colour(kind, classes), (len(edges), 1)))
     table = np.concatenate(places)
