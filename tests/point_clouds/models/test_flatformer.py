@@ -216,3 +216,15 @@ def test_what_is_no_flatformer_is_told_apart():
 def test_impossible_sizes_are_refused(make, match):
     with pytest.raises(ModelError, match=match):
         make()
+
+
+def test_training_begins_from_layers_that_are_little_more_than_norms():
+    torch.manual_seed(0)
+    config = EncoderConfig(blocks=1, heads=4, hidden=64, window=(4, 4), group=16)
+    encoder = Encoder(32, config, (20, 20)).eval()
+    cells = torch.nonzero(torch.ones(1, 20, 20))[torch.randperm(400)[:90].sort().values]
+    features = torch.randn(90, 32)
+    with torch.no_grad():
+        found = encoder(features, cells, torch.tensor([90]))
+    normed = torch.nn.functional.layer_norm(features, (32,))
+    assert 0.01 < float((found - normed).square().mean()) < 0.2

@@ -5,7 +5,9 @@ Paper: Liu et al., "FlatFormer: Flattened Window Attention for Efficient Point C
 Deviations, none of which changes a number where the published code is right: samples are kept apart by a sufficient
 offset in the sort keys; a sample of fewer pillars than a group attends to its own pillars only, under a mask, where the
 published code fails or borrows from the sample before; samples may be empty; features are not changed in place. The
-published behaviours are settings of `sort_key` and `group_places`, for comparison alone.
+published behaviours are settings of `sort_key` and `group_places`, for comparison alone. And training begins from other
+weights: the last ones of every residual path are a tenth of the published start, so that a layer begins as little more
+than a norm; from the full ones a short training from scratch hardly learns.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from pentad.point_clouds.models.bev import BackboneConfig
 from pentad.point_clouds.models.center_head import HeadConfig
 from pentad.point_clouds.models.detector import Detector
 from pentad.point_clouds.models.pillars import Pillars
+
+_START = 0.1  # of a residual path's last weights, beside the published ones
 
 ORDERS = ("x", "x_shift", "y", "y_shift")
 """Ways to flatten the plane: along windows in x or in y, with the windows as they are or moved by half their side."""
@@ -296,6 +300,10 @@ class Encoder(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        with torch.no_grad():
+            for _, layer in self.layers():
+                for last in (layer.attn.out_proj, layer.fc2):
+                    last.weight.mul_(_START)
 
     def layers(self) -> Iterator[tuple[str, Layer]]:
         """Yield each layer with its order, first to last."""
