@@ -36,12 +36,22 @@ def inputs(batch=1, groups=1, width=20, states=3, length=40, optional="Dzb", dty
     return made
 
 
-def with_gradients(made, backend, softplus=True):
+def with_gradients(made, backend, softplus=True, reverse=False):
     leaves = {name: x.clone().requires_grad_() for name, x in made.items() if x is not None}
-    out, last = selective_scan(**leaves, delta_softplus=softplus, return_last_state=True, backend=backend)
+    out, last = selective_scan(
+        **leaves, delta_softplus=softplus, return_last_state=True, reverse=reverse, backend=backend
+    )
     weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    weights = weights.flip(-1) if reverse else weights
     loss = (out * weights).sum() + last.square().sum()
     return {"out": out, "last": last} | dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+
+WALKED = ("u", "delta", "B", "C", "z", "out")
+
+
+def flipped(made):
+    return {name: x.flip(-1) if name in WALKED and x is not None else x for name, x in made.items()}
 
 
 def largest_share(found, wanted):
@@ -105,6 +115,37 @@ def test_strides_do_not_change_a_bit():
     for other in (turned, sliced):
         found = with_gradients(other, "numba")
         assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    groups=st.integers(1, 2),
+    width=st.integers(1, 40),
+    states=st.integers(1, 5),
+    length=st.integers(1, 80),
+    optional=st.sampled_from(["", "zb", "Dzb"]),
+    layout=st.sampled_from(["rows", "turned", "sliced"]),
+)
+def test_walking_backwards_is_walking_a_flipped_sequence_to_the_last_bit(
+    groups, width, states, length, optional, layout
+):
+    made = inputs(2, groups, width, states, length, optional, torch.float32)
+    laid = {
+        "rows": lambda x: x,
+        "turned": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+        "sliced": lambda x: torch.stack([x, x], dim=-1)[..., 0],
+    }[layout]
+    other = {name: x if x is None or name not in WALKED else laid(x) for name, x in made.items()}
+    found = with_gradients(other, "numba", reverse=True)
+    wanted = flipped(with_gradients(flipped(made), "numba"))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("backend", ["numba", "doubling"])
+def test_walking_backwards_equals_the_plain_formula(backend):
+    made = inputs(2, 2, 20, 3, 45)
+    found, wanted = (with_gradients(made, name, reverse=True) for name in (backend, "reference"))
+    assert largest_share(found, wanted) < 1e-11
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -198,7 +239,7 @@ def test_half_precision_is_computed_in_float32():
 
 def test_operator_passes_the_checks_of_torch():
     u, delta, A, B, C, D, z, bias = (x.requires_grad_() for x in inputs(2, 1, 20, 3, 7).values())
-    torch.library.opcheck(torch.ops.pentad.selective_scan.default, (u, delta, A, B, C, D, z, bias, True, True))
+    torch.library.opcheck(torch.ops.pentad.selective_scan.default, (u, delta, A, B, C, D, z, bias, True, True, True))
 
 
 def test_compiling_and_exporting_keep_the_operator_whole():
@@ -218,7 +259,7 @@ def test_compiling_and_exporting_keep_the_operator_whole():
 def test_prediction_keeps_no_states():
     made = inputs()
     for keep, size in ((False, 0), (True, 2 * 2 * 3 * 16)):
-        kept = torch.ops.pentad.selective_scan(*made.values(), True, keep)[2]
+        kept = torch.ops.pentad.selective_scan(*made.values(), True, False, keep)[2]
         assert kept.numel() == size
 
 

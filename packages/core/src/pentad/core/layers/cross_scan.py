@@ -57,14 +57,21 @@ def cross_selective_scan(
     merged = []
     for route in range(ROUTES):
         sequence = (across, down)[route % 2]
-        sequence = sequence.flip(2) if route >= 2 else sequence
         own = slice(route * channels, (route + 1) * channels)
         dt, B, C = torch.split(_times(projection[route], sequence), [rank, states, states], dim=1)
         delta = _times(step[route], dt)
         y = selective_scan(
-            sequence, delta, A[own], B, C, delta_bias=step_bias[route], delta_softplus=True, backend=backend
+            sequence,
+            delta,
+            A[own],
+            B,
+            C,
+            delta_bias=step_bias[route],
+            delta_softplus=True,
+            reverse=route >= 2,
+            backend=backend,
         )
-        merged.append(y.flip(2) if route >= 2 else y)
+        merged.append(y)
     rows = (merged[0] + merged[2]).view(batch, channels, height, width)
     columns = (merged[1] + merged[3]).view(batch, channels, width, height)
     skip = D.view(ROUTES, channels, 1, 1).sum(0)

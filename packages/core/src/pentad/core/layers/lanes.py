@@ -193,6 +193,16 @@ def zeros(typing: Any, numbers: Any) -> Any:
     return Lanes(numbers.dtype)(numbers), codegen
 
 
+@emitted
+def turned(typing: Any, value: Lanes) -> Any:
+    """Return the lanes in reverse order."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.shuffle_vector(args[0], args[0], _mask(list(reversed(range(COUNT)))))
+
+    return value(value), codegen
+
+
 def _splat(builder: Any, scalar: Any, kind: ir.VectorType) -> Any:
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
@@ -306,9 +316,11 @@ def fill(w: Address, tile: int, source: Address, at: int, strides: tuple[int, in
     """Copy ``size`` (lanes, steps) of a tensor from ``at`` on to a tile; missing lanes become 0."""
     (_, along, step), (lanes, steps) = strides, size
     done = 0
-    if lanes == COUNT and step == 1:
+    if lanes == COUNT and abs(step) == 1:
+        # Walked backwards, a square of memory becomes the tile's rows from the last to the first.
+        low, first = (0, 0) if step == 1 else (1 - COUNT, (COUNT - 1) * COUNT)
         for t in range(0, steps - COUNT + 1, COUNT):
-            transpose(source, at + t, along, w, tile + t * COUNT, COUNT)
+            transpose(source, at + t * step + low, along, w, tile + t * COUNT + first, step * COUNT)
             done = t + COUNT
     elif lanes == COUNT and along == 1:
         for t in range(steps):
@@ -332,7 +344,7 @@ class Lines(NamedTuple):
 def lines(source: Address, at: int, strides: tuple[int, int, int]) -> Lines:
     """Return the lines of a tile's worth of a tensor from ``at`` on: two of each channel, or one of each step."""
     _, along, step = strides
-    return Lines(source, at, along, line(source)) if step == 1 else Lines(source, at, 2 * step, step)
+    return Lines(source, at, along, step * line(source)) if abs(step) == 1 else Lines(source, at, 2 * step, step)
 
 
 @compiled
@@ -359,14 +371,25 @@ def copy_row(source: Address, at: int, target: Address, to: int, count: int) -> 
 
 
 @compiled
-def drain(w: Address, tile: int, target: Address, at: int, length: int, size: tuple[int, int]) -> None:
-    """Copy ``size`` (lanes, steps) of a tile to a contiguous tensor's place ``at``."""
-    lanes, steps = size
+def copy_back(source: Address, at: int, target: Address, to: int, count: int) -> None:
+    """Copy numbers that lie side by side, from ``at`` back."""
+    whole = count - count % COUNT
+    for i in range(0, whole, COUNT):
+        store(target, to + i, turned(load(source, at - i - COUNT + 1)))
+    for i in range(whole, count):
+        put(target, to + i, get(source, at - i))
+
+
+@compiled
+def drain(w: Address, tile: int, target: Address, at: int, strides: tuple[int, int], size: tuple[int, int]) -> None:
+    """Copy ``size`` (lanes, steps) of a tile to a tensor's place ``at``; strides of the channels, and 1 or -1."""
+    (lanes, steps), (along, step) = size, strides
     done = 0
     if lanes == COUNT:
+        low, first = (0, 0) if step == 1 else (1 - COUNT, (COUNT - 1) * COUNT)
         for t in range(0, steps - COUNT + 1, COUNT):
-            transpose(w, tile + t * COUNT, COUNT, target, at + t, length)
+            transpose(w, tile + t * COUNT + first, step * COUNT, target, at + t * step + low, along)
             done = t + COUNT
     for t in range(done, steps):
         for c in range(lanes):
-            put(target, at + c * length + t, get(w, tile + t * COUNT + c))
+            put(target, at + c * along + t * step, get(w, tile + t * COUNT + c))

@@ -21,17 +21,19 @@ from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pentad.core.errors import UsageError, nearest
-from pentad.core.layers import selective_scan_doubling, selective_scan_mamba_ssm, selective_scan_triton
+from pentad.core.layers import (
+    selective_scan_doubling,
+    selective_scan_mamba_ssm,
+    selective_scan_reference,
+    selective_scan_triton,
+)
 from pentad.core.layers.selective_scan_mamba_ssm import Need
 
 # Lanes of the channel blocks whose states the compiled forward pass keeps, and steps between two kept states.
 LANES = 16
 CHUNK = 32
-# softplus(x) and x differ by less than the last bit of a float64 from here on.
-_SOFTPLUS_LINEAR = 40.0
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -71,6 +73,7 @@ def selective_scan(
     delta_softplus: bool = ...,
     return_last_state: Literal[False] = ...,
     *,
+    reverse: bool = ...,
     backend: str = ...,
 ) -> Tensor: ...
 @overload
@@ -86,6 +89,7 @@ def selective_scan(
     delta_softplus: bool = ...,
     *,
     return_last_state: Literal[True],
+    reverse: bool = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def selective_scan(  # noqa: PLR0913 - the published signature
@@ -100,6 +104,7 @@ def selective_scan(  # noqa: PLR0913 - the published signature
     delta_softplus: bool = False,
     return_last_state: bool = False,
     *,
+    reverse: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return y of h_t = exp(d_t A) h_(t-1) + d_t B_t u_t, y_t = C_t h_t + D u_t, times silu(z) where z is given.
@@ -119,6 +124,7 @@ def selective_scan(  # noqa: PLR0913 - the published signature
         delta_bias: (channels).
         delta_softplus: Whether the step goes through softplus.
         return_last_state: Also return the state after the last step, (batch, channels, states), at least float32.
+        reverse: Walk from the end of the sequence to its beginning, where h then ends.
         backend: ``auto`` takes the fastest that runs here; `available_backends` lists the names.
 
     Returns:
@@ -136,12 +142,17 @@ def selective_scan(  # noqa: PLR0913 - the published signature
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     need = Need(wide, u.numel(), A.shape[1], keep and return_last_state)
     chosen = _choose(backend, u.device.type, need)
+    flip = reverse and chosen != "numba"  # which alone walks backwards; the others are given flipped copies
+    if flip:
+        u_, delta_, B_, C_, z_ = (None if x is None else x.flip(-1) for x in (u_, delta_, B_, C_, z_))
+    inputs = u_, delta_, A_, B_, C_, D_, z_, bias_
     if chosen in _FUNCTIONS:
-        out, last = _FUNCTIONS[chosen](u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus)
+        out, last = _FUNCTIONS[chosen](*inputs, delta_softplus)
+    elif chosen == "numba":
+        out, last, _ = torch.ops.pentad.selective_scan(*inputs, delta_softplus, reverse, keep)
     else:
-        operator = getattr(torch.ops.pentad, _OPERATORS[chosen])
-        out, last, _ = operator(u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus, keep)
-    out = out.to(u.dtype)
+        out, last, _ = torch.ops.pentad.selective_scan_triton(*inputs, delta_softplus, keep)
+    out = (out.flip(-1) if flip else out).to(u.dtype)
     return (out, last) if return_last_state else out
 
 
@@ -247,36 +258,6 @@ def _check(
             raise UsageError("PTD-122", found, f"give {tuple(shape)}, as u and A say")
 
 
-def _reference(  # noqa: PLR0913 - the published signature
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return (out, last state) by the recurrence, step by step, differentiable any number of times."""
-    batch, channels, _ = u.shape
-    groups, states = B.shape[1], A.shape[1]
-    d = delta if delta_bias is None else delta + delta_bias[:, None]
-    d = functional.softplus(d, threshold=_SOFTPLUS_LINEAR) if delta_softplus else d
-    grouped = (batch, groups, channels // groups, 1)
-    h = u.new_zeros((*grouped[:3], states))
-    decay = A.view(1, groups, channels // groups, states)
-    # unbind, not indexing: the gradient of each index would be a tensor of the full length, quadratic in all.
-    steps = zip(d.unbind(2), (d * u).unbind(2), B.unbind(3), C.unbind(3), strict=True)
-    outputs = []
-    for d_t, du_t, B_t, C_t in steps:
-        h = torch.exp(d_t.reshape(grouped) * decay) * h + du_t.reshape(grouped) * B_t.unsqueeze(2)
-        outputs.append((h * C_t.unsqueeze(2)).sum(-1).reshape(batch, channels))
-    y = torch.stack(outputs, dim=2)
-    y = y if D is None else y + D[:, None] * u
-    return (y if z is None else y * functional.silu(z)), h.reshape(batch, channels, states)
-
-
 def _forward(  # noqa: PLR0913 - the published signature
     u: Tensor,
     delta: Tensor,
@@ -287,13 +268,15 @@ def _forward(  # noqa: PLR0913 - the published signature
     z: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (out, last state, checkpoints); the checkpoints are empty unless ``keep``."""
     from pentad.core.layers import selective_scan_numba
 
     inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return selective_scan_numba.forward(inputs, delta_softplus, checkpoint_size(u, A, B) if keep else 0)
+    flags = selective_scan_numba.Flags(delta_softplus, reverse)
+    return selective_scan_numba.forward(inputs, flags, checkpoint_size(u, A, B) if keep else 0)
 
 
 def _backward(  # noqa: PLR0913 - the forward pass's arguments, what it kept, and the two gradients
@@ -306,6 +289,7 @@ def _backward(  # noqa: PLR0913 - the forward pass's arguments, what it kept, an
     z: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
+    reverse: bool,
     checkpoints: Tensor,
     grad_out: Tensor,
     grad_last: Tensor | None,
@@ -314,7 +298,8 @@ def _backward(  # noqa: PLR0913 - the forward pass's arguments, what it kept, an
     from pentad.core.layers import selective_scan_numba
 
     inputs = (u, delta, A, B, C, D, z, delta_bias)
-    return selective_scan_numba.backward(inputs, delta_softplus, checkpoints, grad_out, grad_last)
+    flags = selective_scan_numba.Flags(delta_softplus, reverse)
+    return selective_scan_numba.backward(inputs, flags, checkpoints, grad_out, grad_last)
 
 
 def _backward_fake(*arguments: Any) -> Gradients:
@@ -332,7 +317,7 @@ def checkpoint_size(u: Tensor, A: Tensor, B: Tensor) -> int:
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.delta_softplus = inputs[8]
+    ctx.switches = inputs[8:-1]
     ctx.save_for_backward(*inputs[:8], output[2])
 
 
@@ -343,13 +328,17 @@ def _differentiate(
     if grad_out is None:
         grad_out = torch.zeros_like(inputs[0])
     operator = getattr(torch.ops.pentad, backward)
-    grads = operator(*inputs, ctx.delta_softplus, checkpoints, grad_out, grad_last)
+    grads = operator(*inputs, *ctx.switches, checkpoints, grad_out, grad_last)
     wanted = [None if x is None else grad for x, grad in zip(inputs, grads, strict=True)]
-    return (*wanted, None, None)
+    return (*wanted, *[None] * (len(ctx.switches) + 1))
 
 
 def _register(
-    name: str, devices: tuple[str, ...], passes: tuple[Callable[..., Any], Callable[..., Any]], kept: Callable[..., int]
+    name: str,
+    devices: tuple[str, ...],
+    passes: tuple[Callable[..., Any], Callable[..., Any]],
+    kept: Callable[..., int],
+    switches: str,
 ) -> None:
     """Make the operators known to torch; registering by schema spares the first call an import of torch's compiler.
 
@@ -358,6 +347,7 @@ def _register(
         devices: Device types the two passes run on.
         passes: Forward and backward.
         kept: u, A and B to the number of state values that forward keeps.
+        switches: What follows the tensors, as in a schema.
     """
 
     def forward_fake(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -369,8 +359,8 @@ def _register(
     three, eight = (f"({', '.join(['Tensor'] * count)})" for count in (3, 8))
     forward, backward = f"pentad::{name}", f"pentad::{name}_backward"
     tags = (torch.Tag.pt2_compliant_tag,)
-    torch.library.define(forward, f"({inputs}, bool delta_softplus, bool keep) -> {three}", tags=tags)
-    torch.library.define(backward, f"({inputs}, bool delta_softplus, {saved}) -> {eight}", tags=tags)
+    torch.library.define(forward, f"({inputs}, {switches}, bool keep) -> {three}", tags=tags)
+    torch.library.define(backward, f"({inputs}, {switches}, {saved}) -> {eight}", tags=tags)
     for operator, function in zip((forward, backward), passes, strict=True):
         torch.library.impl(operator, devices, function)
     torch.library.register_fake(forward, forward_fake)
@@ -380,15 +370,15 @@ def _register(
 
 
 _FUNCTIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "reference": _reference,
+    "reference": selective_scan_reference.run,
     "doubling": selective_scan_doubling.run,
     "mamba_ssm": selective_scan_mamba_ssm.run,
 }
-_OPERATORS = {"numba": "selective_scan", "triton": "selective_scan_triton"}
-_register("selective_scan", ("cpu",), (_forward, _backward), checkpoint_size)
+_register("selective_scan", ("cpu",), (_forward, _backward), checkpoint_size, "bool delta_softplus, bool reverse")
 _register(
     "selective_scan_triton",
     selective_scan_triton.DEVICES,
     (selective_scan_triton.forward, selective_scan_triton.backward),
     selective_scan_triton.kept_size,
+    "bool delta_softplus",
 )

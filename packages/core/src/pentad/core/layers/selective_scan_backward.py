@@ -282,8 +282,9 @@ def _finish_matrices(w: Address, s: Layout, m: Plan, grads: Tensors, at: int, st
                 store(w, m.sums + i + (t + v) * LANES, zero)
     for n in range(s.states):
         for t in range(steps):
-            put(grads.B, at + n * s.length + t, get(w, m.totals + n * CHUNK + t))
-            put(grads.C, at + n * s.length + t, get(w, m.totals + half + n * CHUNK + t))
+            to = at + n * s.length + t * s.way
+            put(grads.B, to, get(w, m.totals + n * CHUNK + t))
+            put(grads.C, to, get(w, m.totals + half + n * CHUNK + t))
 
 
 @compiled
@@ -297,11 +298,11 @@ def _backward(io: Traffic, w: Address, n: Any, index: int) -> None:
         spread_out(known.grad_last, w, m.carry, s, task, (task.batch, s.states, s.rows))
     for chunk in range(-(-s.length // CHUNK) - 1, -1, -1):
         first = chunk * CHUNK
-        steps, to = min(CHUNK, s.length - first), index * s.states * s.length + first
+        steps, to = min(CHUNK, s.length - first), index * s.states * s.length + first * s.way
         copy_matrices(w, x, s, m, task, first, steps)
         fetch_matrices(x, s, task, max(first - CHUNK, 0))
-        fetch_all(lines(grads.B, to, (0, s.length, 1)), 2 * s.states)
-        fetch_all(lines(grads.C, to, (0, s.length, 1)), 2 * s.states)
+        fetch_all(lines(grads.B, to, (0, s.length, s.way)), 2 * s.states)
+        fetch_all(lines(grads.C, to, (0, s.length, s.way)), 2 * s.states)
         for k in range(task.blocks):
             p = place_of(s, task, k, first, -1)
             fill_steps(w, x, s, p.here, p.size)
@@ -314,10 +315,10 @@ def _backward(io: Traffic, w: Address, n: Any, index: int) -> None:
                 _sweep_quads(w, s, m, io, p)
             _finish(w, s, m, k, steps)
             at = result_at(s, p.here)
-            drain(w, SUM_B, grads.u, at, s.length, p.size)
-            drain(w, SUM_A, grads.delta, at, s.length, p.size)
+            drain(w, SUM_B, grads.u, at, (s.length, s.way), p.size)
+            drain(w, SUM_A, grads.delta, at, (s.length, s.way), p.size)
             if s.gate:
-                drain(w, OUT, grads.z, at, s.length, p.size)
+                drain(w, OUT, grads.z, at, (s.length, s.way), p.size)
         _finish_matrices(w, s, m, grads, to, steps)
     gather(w, m.grad_A, grads.A, s, task, (s.states, s.rows))
     gather(w, m.grad_skip, grads.D, s, task, (1, 1))

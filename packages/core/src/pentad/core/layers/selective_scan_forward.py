@@ -131,7 +131,7 @@ def _forward(x: Tensors, out: Address, last: Address, kept: Address, w: Address,
                 for i in range(0, s.states * LANES, LANES):
                     store(kept, p.kept + i, load(w, m.carry + k * s.rows * LANES + i))
             _walk(x, out, w, s, m, p)
-            drain(w, OUT, out, result_at(s, p.here), s.length, p.size)
+            drain(w, OUT, out, result_at(s, p.here), (s.length, s.way), p.size)
     gather(w, m.carry, last, s, task, (s.states, s.rows))
 
 

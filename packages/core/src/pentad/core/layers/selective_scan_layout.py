@@ -25,7 +25,8 @@ class Layout(NamedTuple):
     """Sizes, switches (0 or 1), and strides in elements (batch, channel, step; of B and C batch, group, state).
 
     ``width`` is the number of channels of a group, ``parts`` the number of tasks that share it, ``rows`` the number of
-    states the loops walk: ``states`` made up to whole quads.
+    states the loops walk: ``states`` made up to whole quads. ``way`` is 1, or -1 where the last step in memory comes
+    first: addresses are then those of the last step, and strides along the steps negative.
     """
 
     batch: int
@@ -41,6 +42,7 @@ class Layout(NamedTuple):
     gate: int
     keep: int
     grad_last: int
+    way: int
     u: tuple[int, int, int]
     delta: tuple[int, int, int]
     z: tuple[int, int, int]
@@ -50,7 +52,7 @@ class Layout(NamedTuple):
 
     def numbers(self) -> list[int]:
         """Return all of it in one row."""
-        return [*self[:13], *(stride for strides in self[13:] for stride in strides)]
+        return [*self[:14], *(stride for strides in self[14:] for stride in strides)]
 
 
 class Plan(NamedTuple):

@@ -10,7 +10,7 @@ import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ if importlib.util.find_spec("numba") is None:
 _WORTH_THREADS = 1 << 19
 # Tasks a group is parted into, and blocks a task has at least if the group has them.
 _MOST_PARTS, _LEAST_BLOCKS = 8, 3
+# Which of the tensors given to each pass have steps.
+_STEPPED = {"forward": (0, 1, 3, 4, 6, 8), "backward": (0, 1, 3, 4, 6, 8, 11, 12, 14, 15, 17)}
 _SHARED = ("lanes", "lane_functions", "selective_scan_layout", "selective_scan_tasks")
 
 
@@ -46,7 +48,10 @@ def _run(way: str, tensors: tuple[Tensor | None, ...], s: Layout, tiles: int) ->
     blocks = -(-s.width // LANES)
     memory = plans.plan(tiles, -(-blocks // s.parts), s.rows)
     numbers = torch.tensor([*s.numbers(), *memory])
-    addresses = [0 if x is None else x.data_ptr() for x in tensors]
+    stepped = _STEPPED[way] if s.way < 0 else ()
+    addresses = [
+        0 if x is None else (x[..., -1:] if index in stepped else x).data_ptr() for index, x in enumerate(tensors)
+    ]
     tasks = s.batch * s.groups * s.parts
     workers = min(torch.get_num_threads(), tasks)
     todo = iter(range(tasks))
@@ -68,8 +73,15 @@ def _walkable(x: Tensor) -> Tensor:
 Inputs = tuple[Tensor | None, ...]
 
 
+class Flags(NamedTuple):
+    """Whether the step goes through softplus, and whether the last step of the sequence comes first."""
+
+    delta_softplus: bool
+    reverse: bool
+
+
 def _prepare(
-    inputs: Inputs, delta_softplus: bool, keep: bool, grad: Tensor | None = None, grad_last: Tensor | None = None
+    inputs: Inputs, flags: Flags, keep: bool, grad: Tensor | None = None, grad_last: Tensor | None = None
 ) -> tuple[Inputs, Layout]:
     """Return the inputs as the loops can walk them, and what to tell the loops about them."""
     u, delta, z = (None if x is None else _walkable(x) for x in (inputs[0], inputs[1], inputs[6]))
@@ -79,39 +91,41 @@ def _prepare(
     assert A is not None
     batch, channels, length = u.shape
     width, states = channels // B.shape[1], A.shape[1]
-    strides: Any = [(0, 0, 0) if x is None else x.stride()[:3] for x in (u, delta, z, grad, B, C)]
+    way = -1 if flags.reverse else 1
+    walked = [(0, 0, 0) if x is None else (*x.stride()[:2], x.stride(2) * way) for x in (u, delta, z, grad)]
+    strides: Any = [*walked, B.stride()[:3], C.stride()[:3]]
     given = [int(x is not None) for x in (D, bias, z)]
     parts = min(_MOST_PARTS, -(-width // (_LEAST_BLOCKS * LANES)))
     sizes = batch, B.shape[1], width, length, states, plans.whole_quads(states), parts
-    switches = int(delta_softplus), *given, int(keep), int(grad_last is not None)
+    switches = int(flags.delta_softplus), *given, int(keep), int(grad_last is not None), way
     layout = Layout._make([*sizes, *switches, *strides])
     return (u, delta, A, B, C, D, z, bias), layout
 
 
-def forward(inputs: Inputs, delta_softplus: bool, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+def forward(inputs: Inputs, flags: Flags, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return (out, last state, kept states) of the inputs u, delta, A, B, C, D, z and delta_bias.
 
     Args:
         inputs: CPU tensors of one dtype, float32 or float64, shaped as `selective_scan` says; B, C of four axes.
-        delta_softplus: Whether the step goes through softplus.
+        flags: How to walk.
         keep: How many state values to keep for the backward pass, 0 for none.
     """
     u, _, A = inputs[:3]
     assert u is not None
     assert A is not None
-    x, layout = _prepare(inputs, delta_softplus, keep > 0)
+    x, layout = _prepare(inputs, flags, keep > 0)
     out, last, kept = u.new_empty(u.shape), u.new_empty((u.shape[0], *A.shape)), u.new_empty(keep)
     if u.numel():
         _run("forward", (*x, out, last, kept), layout, plans.FORWARD_TILES)
     return out, last, kept
 
 
-def backward(inputs: Inputs, delta_softplus: bool, kept: Tensor, grad: Tensor, grad_last: Tensor | None) -> Gradients:
+def backward(inputs: Inputs, flags: Flags, kept: Tensor, grad: Tensor, grad_last: Tensor | None) -> Gradients:
     """Return the gradients of `forward`'s inputs, empty where there is no input.
 
     Args:
         inputs: As given to `forward`.
-        delta_softplus: As given to `forward`.
+        flags: As given to `forward`.
         kept: The states it kept.
         grad: Gradient of its output, any strides.
         grad_last: Gradient of the last state, if any.
@@ -121,7 +135,7 @@ def backward(inputs: Inputs, delta_softplus: bool, kept: Tensor, grad: Tensor, g
     assert A is not None
     assert B is not None
     grad, grad_last = _walkable(grad), None if grad_last is None else grad_last.contiguous()
-    x, s = _prepare(inputs, delta_softplus, True, grad, grad_last)
+    x, s = _prepare(inputs, flags, True, grad, grad_last)
     parts = u.new_empty((s.batch, s.groups, s.parts, s.states, s.length))
     made = [torch.empty_like(parts) if index in (3, 4) else u.new_empty(u.shape) for index in (0, 1, 3, 4)]
     per_sample = [u.new_empty((s.batch, *A.shape)), u.new_empty(u.shape[:2]), u.new_empty(u.shape[:2])]

@@ -17,6 +17,7 @@ from pentad.core.layers.lanes import (
     Address,
     Lines,
     compiled,
+    copy_back,
     copy_row,
     fetch_all,
     fill,
@@ -93,10 +94,10 @@ def _triple(n: Any, k: int) -> tuple[int, int, int]:
 @compiled
 def layout(n: Any) -> tuple[Layout, Plan]:
     """Read both from the numbers that stand for them in a row."""
-    a, b, c, d, e, f = _triple(n, 0), _triple(n, 3), _triple(n, 6), _triple(n, 9), _triple(n, 13), _triple(n, 16)
-    rest = _triple(n, 19), _triple(n, 22), _triple(n, 25), _triple(n, 28)
-    s = Layout(*a, *b, *c, *d, get(n, 12), e, f, *rest)
-    return s, Plan(*_triple(n, 31), *_triple(n, 34), *_triple(n, 37), *_triple(n, 40), get(n, 43))
+    a, b, c, d, e, f = _triple(n, 0), _triple(n, 3), _triple(n, 6), _triple(n, 9), _triple(n, 14), _triple(n, 17)
+    rest = _triple(n, 20), _triple(n, 23), _triple(n, 26), _triple(n, 29)
+    s = Layout(*a, *b, *c, *d, get(n, 12), get(n, 13), e, f, *rest)
+    return s, Plan(*_triple(n, 32), *_triple(n, 35), *_triple(n, 38), *_triple(n, 41), get(n, 44))
 
 
 @compiled
@@ -188,13 +189,13 @@ def inputs_ahead(x: Tensors, s: Layout, place: tuple[int, int, int], which: int)
 def result_at(s: Layout, place: tuple[int, int, int]) -> int:
     """Return where the place lies in a contiguous tensor."""
     b, c, t = place
-    return (b * s.groups * s.width + c) * s.length + t
+    return (b * s.groups * s.width + c) * s.length + t * s.way
 
 
 @compiled
 def result_ahead(s: Layout, result: Address, place: tuple[int, int, int]) -> Lines:
     """Return the lines of a contiguous tensor that `drain` will write at the place."""
-    return lines(result, result_at(s, place), (0, s.length, 1))
+    return lines(result, result_at(s, place), (0, s.length, s.way))
 
 
 @compiled
@@ -203,21 +204,25 @@ def copy_matrices(w: Address, x: Tensors, s: Layout, m: Plan, task: Task, first:
 
     Those of B come before those of C, a row per state; states that are not there keep their zeros.
     """
-    b = task.batch * s.B[0] + task.group * s.B[1] + first
-    c = task.batch * s.C[0] + task.group * s.C[1] + first
+    b = task.batch * s.B[0] + task.group * s.B[1] + first * s.way
+    c = task.batch * s.C[0] + task.group * s.C[1] + first * s.way
     for n in range(s.states):
         to_b, to_c = m.matrices + n * CHUNK, m.matrices + (s.rows + n) * CHUNK
-        copy_row(x.B, b + n * s.B[2], w, to_b, steps)
-        copy_row(x.C, c + n * s.C[2], w, to_c, steps)
+        if s.way > 0:
+            copy_row(x.B, b + n * s.B[2], w, to_b, steps)
+            copy_row(x.C, c + n * s.C[2], w, to_c, steps)
+        else:
+            copy_back(x.B, b + n * s.B[2], w, to_b, steps)
+            copy_back(x.C, c + n * s.C[2], w, to_c, steps)
 
 
 @compiled
 def fetch_matrices(x: Tensors, s: Layout, task: Task, first: int) -> None:
     """Ask the memory for what `copy_matrices` will read."""
-    b = task.batch * s.B[0] + task.group * s.B[1] + first
-    c = task.batch * s.C[0] + task.group * s.C[1] + first
-    fetch_all(lines(x.B, b, (0, s.B[2], 1)), 2 * s.states)
-    fetch_all(lines(x.C, c, (0, s.C[2], 1)), 2 * s.states)
+    b = task.batch * s.B[0] + task.group * s.B[1] + first * s.way
+    c = task.batch * s.C[0] + task.group * s.C[1] + first * s.way
+    fetch_all(lines(x.B, b, (0, s.B[2], s.way)), 2 * s.states)
+    fetch_all(lines(x.C, c, (0, s.C[2], s.way)), 2 * s.states)
 
 
 @compiled
