@@ -1,7 +1,7 @@
 """ChangeMamba on a CPU: its speed against the plain loop, and a very large scene in constant memory.
 
     python benchmarks/remote_sensing.py speed [--sizes tiny small base] [--side 256] [--threads 1]
-    python benchmarks/remote_sensing.py scene [--side 20000] [--rows 20000] [--model BUNDLE]
+    python benchmarks/remote_sensing.py scene [--side 20000] [--rows 20000] [--model BUNDLE] [--kill-after 300]
     python benchmarks/remote_sensing.py windows --model BUNDLE --table prepared/cases.jsonl
 
 ``speed`` runs MambaBCD at its published sizes on one pair with random weights, once with this package's own choice of
@@ -11,7 +11,8 @@ memory is the peak above the resident size before, each in a fresh process.
 
 ``scene`` predicts a generated pair of rows x side pixels (VRT: one tile of 512 pixels, repeated) through the command
 with image differencing or a bundle, and the same pair of 512 x 512 pixels for comparison: what the large one takes more
-is what its size costs.
+is what its size costs. With ``--kill-after`` a first run of the large one is killed after so many seconds, as by
+``kill -9``, and the second goes on from what it kept.
 
 ``windows`` predicts a mosaic of held-out samples through windows of 256, 384 and 512 pixels and says how far the maps
 differ.
@@ -177,25 +178,37 @@ def _mosaic(folder: Path, name: str, tile: np.ndarray[Any, Any], rows: int, side
 def scene(asked: argparse.Namespace) -> None:
     """Predict a small and a large pair through the command and compare what they take."""
     rows = []
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(dir=asked.place) as place:
         for height, side in ((TILE, TILE), (asked.rows or asked.side, asked.side)):
             pair = write_pair(Path(place), height, side)
             command = [sys.executable, "-m", "pentad.core", "remote-sensing", "predict", *map(str, pair), "-o", place]
-            command += ["--run", str(side), "--model", asked.model, "--quiet"]
-            taken = process_tree.run(command, timeout=7200)
+            command += ["--model", asked.model, "--quiet"]
+            kept, seconds = 0, 0.0
+            if side > TILE and asked.kill_after:
+                killed = process_tree.run([*command, "--run", "killed"], timeout=asked.kill_after)
+                assert killed.code < 0, killed.output
+                kept, seconds = _kept_rows(Path(place)), killed.seconds
+            taken = process_tree.run([*command, "--run", str(side)], timeout=7200)
             assert taken.code == 0, taken.output
             found = json.loads((Path(place) / str(side) / "cases" / "pair" / "summary.json").read_text())
             rows.append(
                 {
                     "scene": f"{height} x {side} x 3 bands",
-                    "seconds": round(taken.seconds),
-                    "Mpx/s": round(height * side / taken.seconds / 1e6, 2),
+                    "seconds": round(seconds + taken.seconds),
+                    "Mpx/s": round(height * side / (seconds + taken.seconds) / 1e6, 2),
                     "peak MB": round(taken.peak_mb),
                     "polygons": found["polygons"],
+                    "killed after, s": round(seconds) or "-",
+                    "rows kept then": kept or "-",
                 }
             )
     more = rows[1]["peak MB"] - rows[0]["peak MB"]
-    save("scene", list(rows[0]), rows, f"model {Path(asked.model).name}; the large scene takes {more} MB more")
+    save("scene", list(rows[0]), rows, f"model {asked.model_name}; the large scene takes {more} MB more")
+
+
+def _kept_rows(out: Path) -> int:
+    """Return where the last strip begins that a killed run kept."""
+    return max((int(path.stem) for path in (out / ".partial").rglob("*.npz")), default=0)
 
 
 def windows(asked: argparse.Namespace) -> None:
@@ -261,6 +274,9 @@ def main() -> None:
     part.add_argument("--side", type=int, default=20_000)
     part.add_argument("--rows", type=int, default=0, help="Rows; as many as --side by default.")
     part.add_argument("--model", default="differencing")
+    part.add_argument("--model-name", default="differencing", help="What the table calls it.")
+    part.add_argument("--kill-after", type=float, default=0, help="Seconds.")
+    part.add_argument("--place", help="Folder for the scenes and the output; the system's by default.")
     part.set_defaults(run=scene)
     part = parts.add_parser("windows")
     part.add_argument("--model", required=True)
