@@ -5,7 +5,8 @@ encoder and decoders (arXiv 2404.03425). Tensor layouts are those of the publish
 ``D x`` of the four routes is added once, with the sum of their D, which differs in the last bits.
 
 The projections act on each pixel alone, so they are taken in the order in which the route meets the pixels, and
-nothing but the image and the result is ever put into another order.
+nothing but the image and the result is ever put into another order; the route back is the same sequence, walked from
+its end.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def cross_selective_scan(
     softplus(``step[k]`` dt + ``step_bias[k]``).
 
     Args:
-        x: Image, (batch, channels, height, width), any strides.
+        x: Image, (batch, channels, height, width), any strides; best with the channels of a pixel side by side.
         projection: (4, R + 2 N, channels), rows dt, B, C.
         step: (4, channels, R).
         step_bias: (4, channels).
@@ -53,29 +54,33 @@ def cross_selective_scan(
     _check(x, projection, step, step_bias, A, D)
     batch, channels, height, width = x.shape
     states, rank = A.shape[1], step.shape[2]
-    across, down = x.flatten(2), x.transpose(2, 3).flatten(2)
+    image = x.permute(0, 2, 3, 1).contiguous()  # a pixel's channels side by side: turning moves whole pixels
+    skip = D.view(ROUTES, channels).sum(0)
     merged = []
-    for route in range(ROUTES):
-        sequence = (across, down)[route % 2]
-        own = slice(route * channels, (route + 1) * channels)
-        dt, B, C = torch.split(_times(projection[route], sequence), [rank, states, states], dim=1)
-        delta = _times(step[route], dt)
-        y = selective_scan(
-            sequence,
-            delta,
-            A[own],
-            B,
-            C,
-            delta_bias=step_bias[route],
-            delta_softplus=True,
-            reverse=route >= 2,
-            backend=backend,
-        )
-        merged.append(y)
-    rows = (merged[0] + merged[2]).view(batch, channels, height, width)
-    columns = (merged[1] + merged[3]).view(batch, channels, width, height)
-    skip = D.view(ROUTES, channels, 1, 1).sum(0)
-    return rows + columns.transpose(2, 3) + (skip * x).to(rows.dtype)
+    for first, lines in enumerate((image, image.transpose(1, 2).contiguous())):
+        sequence = lines.flatten(1, 2).transpose(1, 2)
+        there_and_back = (first, first + 2)
+        known = _times(torch.cat([projection[route] for route in there_and_back]), sequence)
+        total: Tensor | None = None
+        for route, own in zip(there_and_back, known.chunk(2, dim=1), strict=True):
+            dt, B, C = torch.split(own, [rank, states, states], dim=1)
+            y = selective_scan(
+                sequence,
+                _times(step[route], dt),
+                A[route * channels : (route + 1) * channels],
+                B,
+                C,
+                skip if route == 0 else None,
+                delta_bias=step_bias[route],
+                delta_softplus=True,
+                reverse=route >= 2,
+                backend=backend,
+            )
+            total = y if total is None else total.add_(y)
+        assert total is not None
+        merged.append(total)
+    rows, columns = merged[0].view(x.shape), merged[1].view(batch, channels, width, height)
+    return rows.add_(columns.transpose(2, 3))
 
 
 def _times(matrix: Tensor, pixels: Tensor) -> Tensor:
