@@ -184,8 +184,7 @@ class _Network(PublishedModel):
         if pre.shape != post.shape or pre.dim() != 4 or pre.shape[1] != bands or min(pre.shape) < 1:
             found = f"the two images have shapes {tuple(pre.shape)} and {tuple(post.shape)}"
             raise UsageError("PTD-842", found, f"give two of one shape (batch, {bands}, height, width)")
-        both = [features.chunk(2) for features in self.encoder(torch.cat([pre, post]))]
-        return [first for first, _ in both], [second for _, second in both]
+        return self.encoder(pre), self.encoder(post)
 
 
 class MambaBCD(_Network):
