@@ -28,6 +28,8 @@ REVIEW = "review.csv"
 _MOST_TO_REVIEW = 10_000
 _AT_A_TIME = 256  # documents in memory with their scores
 
+_Unsure = tuple[float, str, str, str]  # minus uncertainty, case, document, label
+
 
 @dataclass(frozen=True)
 class PredictRequest:
@@ -231,17 +233,17 @@ def _result(documents: Sequence[Document | Unreadable], predictions: Sequence[Pr
 
 def _write_review(folder: Path, records: Sequence[CaseRecord]) -> None:
     """Join the pieces' queues to one, the least sure first, in constant memory."""
-    queues = [_queue(folder / "cases" / record.case) for record in records if record.status == "ok"]
+    best: list[_Unsure] = []
+    for record in records:
+        if record.status == "ok":
+            best = heapq.nsmallest(_MOST_TO_REVIEW, [*best, *_queue(folder / "cases" / record.case)])
     with atomic(folder / REVIEW) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["uncertainty", "case", "document", "label"])
-        for place, row in enumerate(heapq.merge(*queues)):
-            if place == _MOST_TO_REVIEW:
-                break
-            writer.writerow([f"{-row[0]:.6f}", *row[1:]])
+        writer.writerows([f"{-row[0]:.6f}", *row[1:]] for row in best)
 
 
-def _queue(folder: Path) -> list[tuple[float, str, str, str]]:
+def _queue(folder: Path) -> list[_Unsure]:
     path = folder / REVIEW
     if not path.is_file():
         return []

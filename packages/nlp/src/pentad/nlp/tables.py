@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pentad.core.errors import CaseError, nearest
-from pentad.nlp.reading import MAX_LINE_BYTES, kind_of, read_text
+from pentad.nlp.reading import kind_of, read_text
 
 Row = dict[str, Any]
+
+_LONGEST_FIELD = 1 << 30  # no limit of csv's: a text that is too long is refused as such, and the next row is read
 
 
 def rows(path: Path, *, quoting: bool = True) -> Iterator[tuple[str, Row | CaseError]]:
@@ -71,7 +73,7 @@ def csv_rows(
         header: The columns where the text begins behind them.
         first_line: Number of the text's first line in its file.
     """
-    csv.field_size_limit(MAX_LINE_BYTES)
+    csv.field_size_limit(_LONGEST_FIELD)
     style: Any = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style, strict=quoting)
     names = list(header)
