@@ -1,11 +1,11 @@
-"""Write the generated tables of the root README: results of all pipelines, and the benchmarks.
+"""Write the generated tables of the root README, results of all pipelines and benchmarks, and benchmarks/README.md.
 
     python scripts/readme_tables.py [--check]
 
 Results come from ``pipelines/<name>/metrics.json`` (the default data, synthetic), ``metrics.<data>.json`` beside it
 (measured on real data, with the settings of ``params.<data>.yaml``; the same form) and ``published.json`` (figures of
 others: ``[{"model", "data", "metric", "value", "source"}]``). Benchmarks come from ``benchmarks/results.json``. With
-``--check`` nothing is written, and the exit code is 1 where the README differs from what would be.
+``--check`` nothing is written, and the exit code is 1 where a README differs from what would be.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ from pentad.core.files import write_text
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 2
 """Headline metrics of a data set in the README; `results.md` and the README of the pipeline have the others."""
+INTRODUCTION = """# Benchmarks
+
+What others take for the same work, as a multiple of ours, measured side by side in one run: above 1, pentad is faster
+or smaller. Each script says what it compares and how, and writes its .json and .md beside itself; `make bench` runs all
+of them, with the peers of `peers.txt` in a folder of their own. This page is written by `scripts/readme_tables.py` from
+`results.json`.
+
+"""
 HEADS = ("pipeline", "data", "n", "metric", "here", "published, of other data or splits")
 
 
@@ -88,14 +96,31 @@ def results(root: Path) -> str:
     return f"{heads[0]}\n\n{synthetic(root)}\n{heads[1]}\n\n{real(root)}"
 
 
-def benchmarks(root: Path) -> str:
-    """Return the README's table of side-by-side measurements: those against other projects' code."""
+def comparisons(root: Path) -> list[dict[str, Any]]:
+    """Return every side-by-side measurement."""
     rows: list[dict[str, Any]] = json.loads((root / "benchmarks/results.json").read_text(encoding="utf-8"))
+    return rows
+
+
+def speed(rows: Iterable[dict[str, Any]]) -> str:
+    """Return a table of comparisons."""
     shown = []
-    for row in (row for row in rows if row["foreign"]):
+    for row in rows:
         memory = "—" if row["memory"] is None else f"{row['memory']:.2f} x"
         shown.append((row["what"], row["peer"], f"{row['time']:.2f} x", memory, row["machine"]))
     return table(("what", "compared with", "its time", "its peak memory", "machine"), shown)
+
+
+def benchmarks(root: Path) -> str:
+    """Return the README's table of side-by-side measurements: those against other projects' code."""
+    return speed(row for row in comparisons(root) if row["foreign"])
+
+
+def benchmarks_readme(root: Path) -> str:
+    """Return the README of benchmarks/, with every comparison."""
+    rows = comparisons(root)
+    foreign, plain = ([row for row in rows if row["foreign"] is wanted] for wanted in (True, False))
+    return f"{INTRODUCTION}Other projects' code:\n\n{speed(foreign)}\nOur own plain formulas:\n\n{speed(plain)}"
 
 
 def insert(text: str, mark: str, table: str) -> str:
@@ -111,14 +136,17 @@ def insert(text: str, mark: str, table: str) -> str:
 def main() -> None:
     """Write the tables, or say whether they are as they would be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 where the README is not current")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 where a README is not current")
     check = parser.parse_args().check
     readme = ROOT / "README.md"
     now = readme.read_text(encoding="utf-8")
     wanted = insert(insert(now, "results", results(ROOT)), "benchmarks", benchmarks(ROOT))
+    beside, page = ROOT / "benchmarks/README.md", benchmarks_readme(ROOT)
     if check:
-        sys.exit(0 if wanted == now else "README.md is not current; run python scripts/readme_tables.py")
+        current = wanted == now and beside.is_file() and beside.read_text(encoding="utf-8") == page
+        sys.exit(0 if current else "a README is not current; run python scripts/readme_tables.py")
     write_text(readme, wanted)
+    write_text(beside, page)
 
 
 if __name__ == "__main__":

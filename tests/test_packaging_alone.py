@@ -91,7 +91,10 @@ def test_a_domain_needs_nothing_but_what_its_wheel_asks_for(domain, tmp_path):
     command = domain.replace("_", "-")
     assert "predict" in run("-m", "pentad.core", command, "--help")
     told = run("-m", "pentad.core", "doctor")
-    assert [line.split()[0] for line in told.splitlines() if ", complete" in line] == [
-        f"pentad-{command}",
-        "pentad-core",
-    ]
+    lines = [line.split(maxsplit=1) for line in told.splitlines() if line.startswith("pentad-")]
+    packages = {name: state for name, state in lines if "[" not in name}
+    assert set(packages) == {"pentad-core", f"pentad-{command}"}
+    assert all(state.endswith(", complete") for state in packages.values())
+    extras = [state for name, state in lines if "[" in name]
+    assert extras
+    assert all(state.startswith("not installed: pip install ") for state in extras)

@@ -33,6 +33,12 @@ def test_the_readme_holds_what_the_generator_gives(mark, table):
     assert tables.insert(text, mark, table(ROOT)) == text, "run python scripts/readme_tables.py"
 
 
+def test_the_page_of_the_benchmarks_holds_every_comparison():
+    page = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+    assert page == tables.benchmarks_readme(ROOT), "run python scripts/readme_tables.py"
+    assert page.count(" x |") >= len(every.collect())
+
+
 def test_the_tables_follow_the_metrics(tmp_path):
     folder = tmp_path / "pipelines" / "liver_seg"
     folder.mkdir(parents=True)
