@@ -31,6 +31,7 @@ of them, with the peers of `peers.txt` in a folder of their own. This page is wr
 `results.json`.
 
 """
+BREAK = "<br>"
 HEADS = ("pipeline", "data", "n", "metric", "here", "published, of other data or splits")
 
 
@@ -50,7 +51,7 @@ def synthetic(root: Path) -> str:
     rows = []
     for folder in pipelines(root):
         if (folder / "metrics.json").is_file():
-            rows += [(link(folder), *row) for row in measured(folder / "metrics.json")]
+            rows.append((link(folder), *measured(folder / "metrics.json")))
     return table(HEADS[:-1], rows)
 
 
@@ -59,7 +60,7 @@ def real(root: Path) -> str:
     rows = []
     for folder in pipelines(root):
         beside = published(folder)
-        found = [row for file in sorted(folder.glob("metrics.*.json")) for row in measured(file)]
+        found = [measured(file) for file in sorted(folder.glob("metrics.*.json"))]
         for row in found or [("none measured", "", "", "")]:
             rows.append((link(folder), *row, beside))
             beside = ""
@@ -71,16 +72,16 @@ def link(folder: Path) -> str:
     return f"[{folder.name}](pipelines/{folder.name}/README.md)"
 
 
-def measured(file: Path) -> list[tuple[str, str, str, str]]:
-    """Return (data, number of cases, metric, value of every model) of the first headline metrics."""
+def measured(file: Path) -> tuple[str, str, str, str]:
+    """Return data, number of cases, the first headline metrics, and of each a line with the value of every model."""
     content = json.loads(file.read_text(encoding="utf-8"))
-    rows = []
-    for metric in content["headline"].split(", ")[:SHOWN]:
-        entries = {name: from_entry(metrics[metric]) for name, metrics in content["models"].items()}
-        here = "; ".join(f"{name} {entry.format()}" for name, entry in entries.items())
-        n = str(max(entry.n for entry in entries.values()))
-        rows.append((content["data"], n, metric.replace("_", " "), here))
-    return rows
+    metrics = content["headline"].split(", ")[:SHOWN]
+    lines, counts = [], []
+    for metric in metrics:
+        entries = {name: from_entry(found[metric]) for name, found in content["models"].items()}
+        lines.append("; ".join(f"{name} {entry.format()}" for name, entry in entries.items()))
+        counts.append(max(entry.n for entry in entries.values()))
+    return content["data"], str(max(counts)), BREAK.join(metrics).replace("_", " "), BREAK.join(lines)
 
 
 def published(folder: Path) -> str:
