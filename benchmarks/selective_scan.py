@@ -2,13 +2,14 @@
 
 Peers: the plain step loop (this package's ``reference`` backend), the parallel scan of the PyPI package mambapy, and
 the loop of transformers' Mamba without CUDA kernels (its backward pass is quadratic in the length, so it is run on
-the shortest shape only). transformers comes with this repository's locked environment, mambapy with
+the shortest shape only). Loops are not run beyond 4,096 steps, and no peer on the longest shape, which shows how time
+grows. transformers comes with this repository's locked environment, mambapy with
 ``pip install --no-deps --target peers mambapy``, then ``--peers peers``; a peer that cannot be imported is left out and
 the table says so. Inputs are random float32 of batch 1 with skip, bias and softplus, and a gate except in the shape of
 four routes. Each time is the best of several runs in which the variants take turns; ``cpu`` is the processor time of
 such a run on one thread, which other programs beside it disturb less. Memory is the peak above the resident size before
-the call, in a fresh process on one thread. The models are U-Mambas on noise, with each of the two backends. Writes
-benchmarks/selective_scan.json and selective_scan.md, which packages/core/README.md quotes.
+the call, in a fresh process on one thread. A Mamba block, a cross scan and U-Mambas run on noise, with each of the two
+backends. Writes benchmarks/selective_scan.json and selective_scan.md, which packages/core/README.md quotes.
 
     python benchmarks/selective_scan.py [--quick] [--shapes …] [--variants …] [--threads 1 2] [--peers FOLDER]
 """
@@ -41,19 +42,24 @@ SHAPES = {
     "L 1024": (192, 1, 16, 1024),
     "L 4096": (192, 1, 16, 4096),
     "L 16384": (192, 1, 16, 16384),
+    "L 65536": (192, 1, 16, 65536),
     "4 routes 64x64, N 1": (768, 4, 1, 4096),
 }
 # Shapes whose memory is measured.
 WEIGHED = ("L 4096", "4 routes 64x64, N 1")
 QUICK = ("L 1024", "4 routes 64x64, N 1")
-# Steps up to which a loop whose backward pass is quadratic in them is run backwards.
-LONGEST_QUADRATIC = 1024
+# Shapes that only the first variant is measured on.
+ALONE = ("L 65536",)
+# Steps up to which a loop is run, and up to which one whose backward pass is quadratic in them is run backwards.
+LONGEST_LOOP, LONGEST_QUADRATIC = 4096, 1024
 # A run this long is not repeated more than twice.
 LONG_SECONDS = 5.0
-MOST_RUNS, ENOUGH_SECONDS = 40, 3.0
+MOST_RUNS, ENOUGH_SECONDS = 40, 2.0
 # Table order; the first is what the others are compared with.
 VARIANTS = ("pentad", "loop", "mambapy", "transformers")
 Call = Callable[[], Tensor]
+# What gives the output, and the leaves behind it.
+Scan = tuple[Call, list[Tensor]]
 
 
 def inputs(channels: int, groups: int, states: int, length: int) -> dict[str, Any]:
@@ -74,7 +80,7 @@ def inputs(channels: int, groups: int, states: int, length: int) -> dict[str, An
     return made
 
 
-def mambapy_scan(leaves: dict[str, Any]) -> Call:
+def mambapy_scan(leaves: dict[str, Any]) -> Scan:
     """Return mambapy's scan as its own block calls it: (batch, length, channels) and one group."""
     pscan: Callable[[Tensor, Tensor], Tensor] = importlib.import_module("mambapy.pscan").pscan
     x = {name: value.detach() for name, value in leaves.items() if value is not None}
@@ -96,28 +102,28 @@ def mambapy_scan(leaves: dict[str, Any]) -> Call:
         out: Tensor = y * functional.silu(x["z"]) if "z" in x else y
         return out
 
-    return call
+    return call, list(x.values())
 
 
-def scan_variants(shape: tuple[int, int, int, int], gradients: bool) -> dict[str, Call]:
-    """Return the callables of one operator shape by variant name."""
+def scan_variants(shape: tuple[int, int, int, int], gradients: bool) -> dict[str, Scan]:
+    """Return the scans of one operator shape by variant name."""
     leaves: dict[str, Any] = {
         name: None if x is None else x.requires_grad_(gradients) for name, x in inputs(*shape).items()
     }
-    made: dict[str, Call] = {
-        "pentad": lambda: selective_scan(**leaves, delta_softplus=True),
-        "loop": lambda: selective_scan(**leaves, delta_softplus=True, backend="reference"),
-    }
+    given = [x for x in leaves.values() if x is not None]
+    made: dict[str, Scan] = {"pentad": (lambda: selective_scan(**leaves, delta_softplus=True), given)}
+    one_group, length = shape[1] == 1, shape[3]
+    if length <= LONGEST_LOOP:
+        made["loop"] = (lambda: selective_scan(**leaves, delta_softplus=True, backend="reference"), given)
     with contextlib.suppress(ImportError):
         made["mambapy"] = mambapy_scan(leaves)
-    one_group, length = shape[1] == 1, shape[3]
-    if one_group and (length <= LONGEST_QUADRATIC or not gradients):
+    if one_group and length <= (LONGEST_QUADRATIC if gradients else LONGEST_LOOP):
         with contextlib.suppress(ImportError, AttributeError):
             made["transformers"] = transformers_scan(leaves)
     return made
 
 
-def transformers_scan(leaves: dict[str, Any]) -> Call:
+def transformers_scan(leaves: dict[str, Any]) -> Scan:
     """Return the step loop that transformers runs without CUDA kernels."""
     module: Any = importlib.import_module("transformers.models.mamba.modeling_mamba")
     x = {name: value.detach().requires_grad_(value.requires_grad) for name, value in leaves.items()}
@@ -131,26 +137,25 @@ def transformers_scan(leaves: dict[str, Any]) -> Call:
         return out
 
     module.mamba_selective_scan  # noqa: B018 - older releases have none
-    return call
+    return call, [x["u"], x["delta"], x["A"], *matrices, *others.values()]
 
 
 def variants(name: str, gradients: bool) -> dict[str, Call]:
     """Return the callables of a shape by its name, each made into a whole step."""
-    calls = scan_variants(SHAPES[name], gradients)
+    scans = scan_variants(SHAPES[name], gradients)
 
-    def step(call: Call) -> Call:
+    def step(call: Call, leaves: list[Tensor]) -> Call:
         def forward() -> Tensor:
             with torch.no_grad():
                 return call()
 
         def both() -> Tensor:
             out = call()
-            torch.autograd.backward(out.sum())
-            return out.detach()
+            return torch.autograd.grad(out.sum(), leaves)[0]
 
         return both if gradients else forward
 
-    return {key: step(call) for key, call in calls.items()}
+    return {key: step(*scan) for key, scan in scans.items()}
 
 
 def best_times(calls: dict[str, Call]) -> tuple[dict[str, float], dict[str, float]]:
@@ -221,7 +226,8 @@ def measure(names: tuple[str, ...], about: dict[str, Any], wanted: list[str], ke
     for name in names:
         for gradients in (False, True):
             place = {"shape": name, "pass": "forward + backward" if gradients else "forward"}
-            calls = {key: call for key, call in variants(name, gradients).items() if key in wanted}
+            asked = wanted[:1] if name in ALONE else wanted
+            calls = {key: call for key, call in variants(name, gradients).items() if key in asked}
             for row in measured(calls, threads, place):
                 if name in WEIGHED:
                     row["memory_mb"] = round(peak_memory(name, gradients, row["variant"]), 1)
@@ -231,8 +237,10 @@ def measure(names: tuple[str, ...], about: dict[str, Any], wanted: list[str], ke
                 write(about)
 
 
-def models() -> dict[str, tuple[Any, tuple[int, ...]]]:
-    """Return U-Mambas by name with the shape of their input."""
+def models() -> dict[str, tuple[Any, tuple[int, ...], Callable[[Any], Tensor]]]:
+    """Return a Mamba block and U-Mambas by name with the shape of their input and a loss of their output."""
+    from pentad.core.layers.mamba import Mamba
+    from pentad.medical.losses import segmentation_loss
     from pentad.medical.models.u_mamba import UMambaBot, UMambaConfig, UMambaEnc
 
     flat = UMambaConfig(
@@ -243,27 +251,32 @@ def models() -> dict[str, tuple[Any, tuple[int, ...]]]:
         input_channels=1, classes=3, patch_size=(16, 32, 32), features=(12, 24, 48, 96), kernel_sizes=((3, 3, 3),) * 4,
         strides=((1, 1, 1), *((2, 2, 2),) * 3), encoder_blocks=(2,) * 4, decoder_blocks=(2,) * 3,
     )  # fmt: skip
+
+    def segmentation(heads: Any) -> Tensor:
+        labels = torch.arange(heads[0][:, :1].numel()).remainder(3).view_as(heads[0][:, :1])
+        return segmentation_loss(heads, labels)
+
     return {
-        "U-Mamba Bot 2-D, 8 x 96x96": (UMambaBot(flat), (8, 1, 96, 96)),
-        "U-Mamba Enc 3-D, 1 x 16x32x32": (UMambaEnc(solid), (1, 1, 16, 32, 32)),
+        "Mamba block, 1 x 4096 x 96": (Mamba(96), (1, 4096, 96), torch.sum),
+        "U-Mamba Bot 2-D, 8 x 96x96": (UMambaBot(flat), (8, 1, 96, 96), segmentation),
+        "U-Mamba Enc 3-D, 1 x 16x32x32": (UMambaEnc(solid), (1, 1, 16, 32, 32), segmentation),
     }
 
 
 def measure_models(about: dict[str, Any]) -> None:
     """Add one row per model, step and backend to the rows of ``about``, written after every step."""
-    from pentad.medical.losses import segmentation_loss
-
     rows = about["rows"]
     torch.manual_seed(0)
-    for name, (model, shape) in models().items():
-        image, target = torch.randn(shape), torch.randint(0, 3, shape)
+    for name, (model, shape, loss) in models().items():
+        image = torch.randn(shape)
         for training in (False, True):
 
-            def step(backend: str, model: Any = model, x: Tensor = image, y: Tensor = target) -> Tensor:
+            def step(backend: str, model: Any = model, x: Tensor = image, loss: Any = loss) -> Tensor:
                 with preferred_backend(backend), torch.set_grad_enabled(model.training):
-                    heads = model(x)
+                    out = model(x)
                     if model.training:
-                        torch.autograd.backward(segmentation_loss(heads, y))
+                        model.zero_grad(set_to_none=True)
+                        torch.autograd.backward(loss(out))
                 return x
 
             model.train(training)
@@ -286,11 +299,21 @@ def table(about: dict[str, Any]) -> str:
     """Return the Markdown table of what `main` wrote."""
     counts = " / ".join(map(str, about["threads"]))
     head = f"| shape | pass | variant | ms, threads {counts} | times pentad's | the same, cpu | extra MB |"
-    place = (
-        f"{about['processor']}, {about['cores']} cores; other programs ran beside it: load {about['load']} at the start"
-    )
+    place = f"{about['processor']}, {about['cores']} cores, which other programs used to {about['busy']} % before it"
     absent = f" Not measured: {', '.join(about['absent'])}." if about["absent"] else ""
     return "\n".join([head, "|---|---|---|---|---|---|---|", *map(line, about["rows"]), "", f"{place}.{absent}", ""])
+
+
+def busy() -> int:
+    """Return what share of the processor's time other programs take, in percent, over two seconds."""
+
+    def spent() -> list[int]:
+        return [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+
+    before = spent()
+    time.sleep(2)
+    user, nice, system, idle, waiting, *rest = (b - a for a, b in zip(before, spent(), strict=True))
+    return round(100 * (1 - (idle + waiting) / (user + nice + system + idle + waiting + sum(rest))))
 
 
 def processor() -> str:
@@ -314,7 +337,7 @@ def main() -> None:
         name, gradients, variant = given.memory
         measure_memory(name, gradients == "1", variant)
         return
-    about: dict[str, Any] = {"processor": processor(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    about: dict[str, Any] = {"processor": processor(), "cores": os.cpu_count(), "busy": busy()}
     about |= {"torch": torch.__version__, "threads": given.threads, "rows": []}
     measure(QUICK if given.quick else tuple(given.shapes), about, given.variants, not given.quick)
     if not given.quick:
