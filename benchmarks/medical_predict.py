@@ -130,18 +130,17 @@ def peer(bundle: Path) -> Any:
     axes = tuple(range(len(settings.patch_size)))
     weights = [found.model.state_dict()]
     configuration = manager.get_configuration("c")
-    network = torch_norms(found.model)
+    network = torch_layers(found.model)
     predictor.manual_initialization(network, manager, configuration, weights, dataset, "trainer", axes)
     return predictor
 
 
-def torch_norms(network: torch.nn.Module) -> torch.nn.Module:
-    """Put torch's own instance norm, which nnU-Net's networks have, in the place of ours, and return the network."""
-    for module in list(network.modules()):
-        for name, norm in module.named_children():
-            if isinstance(norm, torch.nn.InstanceNorm2d | torch.nn.InstanceNorm3d):
-                theirs = next(cls for cls in type(norm).__mro__ if cls.__module__.startswith("torch"))
-                setattr(module, name, theirs(norm.num_features, norm.eps, affine=norm.affine))
+def torch_layers(network: torch.nn.Module) -> torch.nn.Module:
+    """Make torch's own convolutions and norms, which nnU-Net's networks have, of ours, and return the network."""
+    kinds = (torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
+    for module in network.modules():
+        if isinstance(module, kinds):  # ours differ in how they compute, not in what they hold
+            module.__class__ = next(kind for kind in kinds if isinstance(module, kind))
     return network.eval()
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from monai.networks.nets import DynUNet as MonaiDynUNet
 from pentad.core.errors import ModelError
 from pentad.medical.losses import segmentation_loss
 from pentad.medical.models import build, config_for
-from pentad.medical.models.baseline import DynUNet, DynUNetConfig
+from pentad.medical.models.baseline import DynUNet, DynUNetConfig, monai_arguments
 from pentad.medical.parity import made_fingerprint
 from pentad.medical.plan import plan_all
 
@@ -38,11 +40,36 @@ def test_training_returns_heads_at_their_own_size_and_evaluation_the_first():
     torch.testing.assert_close(model.eval()(x), heads[0])
 
 
-def test_the_logits_are_those_of_monais_network():
-    model = built().eval()
-    x = torch.randn(1, 1, 32, 24)
-    assert isinstance(model.network, MonaiDynUNet)
-    assert torch.equal(model(x), model.network(x))
+DEEP = DynUNetConfig(
+    input_channels=2,
+    classes=3,
+    features=(6, 10, 14, 18),
+    kernel_sizes=((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    strides=((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 1, 2)),
+)
+
+
+@pytest.mark.parametrize(("config", "shape"), [(CONFIG, (2, 1, 32, 24)), (DEEP, (1, 2, 8, 16, 16))])
+def test_names_first_weights_and_logits_are_those_of_monais_network(config, shape):
+    model = built(config)
+    following = torch.rand(1)
+    torch.manual_seed(0)
+    monais = MonaiDynUNet(**monai_arguments(config))
+    assert torch.equal(torch.rand(1), following)  # training goes on with the same numbers
+    theirs = {name: value for name, value in monais.state_dict().items() if not name.startswith("skip_layers.")}
+    assert list(model.network.state_dict()) == list(theirs)
+    assert all(torch.equal(value, theirs[name]) for name, value in model.network.state_dict().items())
+    x = torch.randn(*shape)
+    heads = model.train()(x)
+    logits = monais.train().output_block(monais.skip_layers(x))
+    for own, exact in zip(heads, [logits, *monais.heads], strict=True):
+        torch.testing.assert_close(own, exact, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.eval()(x), monais.eval()(x))
+
+
+def test_the_process_that_predicts_does_not_import_monai():
+    code = "import sys, pentad.medical.models; sys.exit('monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
 def test_it_takes_width_strides_and_kernels_from_the_plan():

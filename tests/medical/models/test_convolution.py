@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pentad.core.layers import machine_code
 from pentad.medical.models import convolution
 from pentad.medical.models.baseline import DynUNet, DynUNetConfig
-from pentad.medical.models.convolution import Conv2d, convolve, normalise_, replace_convolutions
+from pentad.medical.models.convolution import Conv2d, convolve, normalise_
 from pentad.medical.models.convolution_layout import layout
 from pentad.medical.models.norms import InstanceNorm2d, activated
 
@@ -125,13 +125,3 @@ def test_a_norm_that_trains_or_is_not_ours_leaves_its_input_alone() -> None:
             found = activated(norm, x, 0.01)
         assert torch.equal(x, kept)
         assert float((found - functional.leaky_relu(norm(x), 0.01)).detach().abs().max()) < 1e-5
-
-
-def test_replaced_convolutions_keep_names_and_weights() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv3d(1, 2, 3), nn.ConvTranspose2d(2, 2, 2))
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    replace_convolutions(network)
-    after = network.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert [type(layer).__module__.startswith("pentad") for layer in network] == [True, True, False]

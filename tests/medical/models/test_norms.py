@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pentad.medical.models.norms import NORM, replace_norms
+from pentad.medical.models.norms import NORM
 
 SHAPES = {2: (3, 5, 7, 6), 3: (2, 5, 4, 7, 6)}
 TORCH = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -32,12 +32,3 @@ def test_training_gives_torchs_bits(axes):
     theirs, ours = pair(axes)
     maps = torch.randn(SHAPES[axes], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(ours.train()(maps), theirs.train()(maps))
-
-
-def test_norms_anywhere_in_a_network_are_replaced_under_their_names():
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.InstanceNorm2d(4, eps=1e-3, affine=True)))
-    names = list(network.state_dict())
-    replace_norms(network, 2)
-    assert type(network[1][0]) is NORM[2]
-    assert network[1][0].eps == 1e-3
-    assert list(network.state_dict()) == names

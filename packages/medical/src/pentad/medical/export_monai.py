@@ -13,6 +13,7 @@ from typing import Any
 import monai
 import numpy as np
 import torch
+from monai.networks.nets.dynunet import DynUNet as DynUNetOfMonai
 from torch import Tensor
 
 from pentad.core.bundle import CARD, Bundle
@@ -33,14 +34,24 @@ def write_monai(bundle: Bundle, settings: Settings, folder: Path) -> None:
     Raises:
         ModelError: MONAI has no transform for the model's normalisation (PTD-594).
     """
-    own = not isinstance(bundle.model, DynUNet)
-    state: dict[str, Tensor] = (bundle.model if own else bundle.model.network).state_dict()  # type: ignore[union-attr]
+    model = bundle.model
+    state = monai_state(model) if isinstance(model, DynUNet) else model.state_dict()
     with atomic(folder / "models" / "model.pt") as temporary:
         torch.save({name: tensor.clone() for name, tensor in state.items()}, temporary)
-    write_json(folder / "configs" / "metadata.json", _metadata(bundle, settings, own=own))
+    write_json(folder / "configs" / "metadata.json", _metadata(bundle, settings, own=not isinstance(model, DynUNet)))
     write_json(folder / "configs" / "inference.json", _inference(bundle, settings))
     (folder / "docs").mkdir()
     shutil.copyfile(bundle.folder / CARD, folder / "docs" / CARD)
+
+
+def monai_state(model: DynUNet) -> dict[str, Tensor]:
+    """Return the weights as MONAI's own network has them, which knows most of them by two names."""
+    network = DynUNetOfMonai(**monai_arguments(model.config))
+    # The names that are missing are second ones of tensors that are there.
+    found = network.load_state_dict(model.network.state_dict(), strict=False)
+    assert not found.unexpected_keys, f"MONAI's DynUNet has no {', '.join(found.unexpected_keys)}"
+    state: dict[str, Tensor] = network.state_dict()
+    return state
 
 
 def _metadata(bundle: Bundle, settings: Settings, *, own: bool) -> dict[str, Any]:

@@ -1,24 +1,29 @@
 """The baseline beside every result: a plain nnU-Net-style U-Net, MONAI's DynUNet built from the same plan.
 
 Two convolutions with instance norm and LeakyReLU a stage, strided convolutions down, transposed convolutions up
-(Isensee et al., Nature Methods 2021). MONAI enlarges all supervised outputs to full resolution; here they stay at their
-own, which is what the loss wants.
+(Isensee et al., Nature Methods 2021). Tensors have the names, the first values and the order of MONAI's, which a test
+compares with its network, and weights go into that by `pentad medical models export`. It is built here because to
+import MONAI's takes seconds and hundreds of megabytes in every process that predicts.
+
+Deviation: MONAI enlarges all supervised outputs to full resolution; here they stay at their own, which is what the loss
+wants, and without training they are not computed.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monai.networks.blocks.dynunet_block import UnetBasicBlock
-from monai.networks.nets import dynunet
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from pentad.core.bundle import PublishedModel
 from pentad.core.errors import ModelError
-from pentad.medical.models.convolution import replace_convolutions
-from pentad.medical.models.norms import activated, replace_norms
+from pentad.medical.models.convolution import CONVOLUTION
+from pentad.medical.models.norms import NORM, activated
 
 SLOPE = 0.01
 
@@ -77,27 +82,103 @@ def monai_arguments(config: DynUNetConfig) -> dict[str, Any]:
     }
 
 
-class Block(UnetBasicBlock):
-    """MONAI's two convolutions with norm and rectifier, these in one go where the model only predicts."""
+def _named(layer: nn.Module) -> nn.Sequential:
+    """The layer one level down, where MONAI's names have it."""
+    return nn.Sequential(OrderedDict(conv=layer))
 
-    def forward(self, inp: Tensor) -> Tensor:
+
+class Block(nn.Module):
+    """Two convolutions with norm and rectifier, the first with the stride. (b, in, …) → (b, out, …)."""
+
+    def __init__(self, channels: tuple[int, int], kernel: Sequence[int], stride: Sequence[int]) -> None:
+        super().__init__()
+        inputs, outputs = channels
+        axes, steps, ones = len(kernel), tuple(stride), (1,) * len(kernel)
+        convolution, norm = CONVOLUTION[axes], NORM[axes]
+        paddings = [tuple((k - s + 1) // 2 for k, s in zip(kernel, step, strict=True)) for step in (steps, ones)]
+        self.conv1 = _named(convolution(inputs, outputs, tuple(kernel), steps, paddings[0], bias=False))
+        self.conv2 = _named(convolution(outputs, outputs, tuple(kernel), 1, paddings[1], bias=False))
+        self.norm1 = norm(outputs, affine=True)
+        self.norm2 = norm(outputs, affine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
         """Return act(norm(conv(act(norm(conv(x))))))."""
-        x = activated(self.norm1, self.conv1(inp), SLOPE)
+        x = activated(self.norm1, self.conv1(x), SLOPE)
         return activated(self.norm2, self.conv2(x), SLOPE)
 
 
+class UpBlock(nn.Module):
+    """A transposed convolution, and a block on its result and the skip."""
+
+    def __init__(self, channels: tuple[int, int], kernel: Sequence[int], stride: Sequence[int]) -> None:
+        super().__init__()
+        transposed: Any = nn.ConvTranspose2d if len(kernel) == 2 else nn.ConvTranspose3d
+        self.transp_conv = _named(transposed(*channels, tuple(stride), tuple(stride)))
+        self.conv_block = Block((2 * channels[1], channels[1]), kernel, (1,) * len(kernel))
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Return the map at the skip's resolution."""
+        joined: Tensor = self.conv_block(torch.cat([self.transp_conv(x), skip], dim=1))
+        return joined
+
+
+class Head(nn.Module):
+    """A 1x1 convolution to logits."""
+
+    def __init__(self, channels: int, config: DynUNetConfig) -> None:
+        super().__init__()
+        self.conv = _named(CONVOLUTION[len(config.strides[0])](channels, config.classes, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (b, classes, …)."""
+        logits: Tensor = self.conv(x)
+        return logits
+
+
+class UNet(nn.Module):
+    """Stages down and up; in the order in which MONAI's network draws its first weights."""
+
+    def __init__(self, config: DynUNetConfig) -> None:
+        super().__init__()
+        f, kernels, strides = config.features, config.kernel_sizes, config.strides
+        self.input_block = Block((config.input_channels, f[0]), kernels[0], strides[0])
+        below = [Block((f[s - 1], f[s]), kernels[s], strides[s]) for s in range(1, len(f))]
+        self.downsamples, self.bottleneck = nn.ModuleList(below[:-1]), below[-1]
+        up = reversed(range(1, len(f)))
+        self.upsamples = nn.ModuleList(UpBlock((f[s], f[s - 1]), kernels[s], strides[s]) for s in up)
+        self.output_block = Head(f[0], config)
+        torch.rand(1)  # MONAI draws a number here, and the weights that follow would be others without it
+        self.deep_supervision_heads = nn.ModuleList(Head(f[s], config) for s in range(1, len(f) - 1))
+
+    def forward(self, x: Tensor, every_head: bool) -> list[Tensor]:
+        """Return logits from full resolution to the coarsest stage but one; only the first without ``every_head``."""
+        skips = [self.input_block(x)]
+        for stage in self.downsamples:
+            skips.append(stage(skips[-1]))
+        x, maps = self.bottleneck(skips[-1]), list[Tensor]()
+        for stage, skip in zip(self.upsamples, reversed(skips), strict=True):
+            x = stage(x, skip)
+            maps.insert(0, x)
+        heads = zip(self.deep_supervision_heads, maps[1:], strict=True) if every_head else ()
+        return [self.output_block(x), *(head(each) for head, each in heads)]
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw convolutions from Kaiming's normal distribution, biases 0; for `nn.Module.apply`."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 class DynUNet(PublishedModel):
-    """MONAI's DynUNet behind the interface that all models here share."""
+    """The network behind the interface that all models here share."""
 
     def __init__(self, config: DynUNetConfig) -> None:
         super().__init__(config)
         self.divisor = tuple(math.prod(steps) for steps in zip(*config.strides, strict=True))
-        self.network = dynunet.DynUNet(**monai_arguments(config))
-        replace_norms(self.network, len(config.strides[0]))
-        replace_convolutions(self.network)
-        for module in self.network.modules():
-            if type(module) is UnetBasicBlock:
-                module.__class__ = Block
+        self.network = UNet(config)
+        self.network.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return logits; in training with deep supervision a list from full resolution to the coarsest.
@@ -114,16 +195,5 @@ class DynUNet(PublishedModel):
                 "PTD-295", f"this DynUNet takes multiples of {divisor}, not {size}", "predict in tiles of the plan"
             )
         every_head = self.training and self.config.deep_supervision
-        last = self.network.skip_layers(x) if every_head else _without_heads(self.network.skip_layers, x)
-        logits: Tensor = self.network.output_block(last)
-        return [logits, *self.network.heads] if every_head else logits
-
-
-def _without_heads(layer: Any, x: Tensor) -> Tensor:
-    """What MONAI's nested layers return, without the logits of the decoder's stages that they compute beside it."""
-    if not isinstance(layer, dynunet.DynUNetSkipLayer):
-        bottom: Tensor = layer(x)
-        return bottom
-    skip = layer.downsample(x)
-    up: Tensor = layer.upsample(_without_heads(layer.next_layer, skip), skip)
-    return up
+        heads: list[Tensor] = self.network(x, every_head)
+        return heads if every_head else heads[0]

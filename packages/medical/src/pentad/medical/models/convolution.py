@@ -46,16 +46,6 @@ CONVOLUTION: dict[int, Any] = {2: Conv2d, 3: Conv3d}
 """Class by number of spatial axes."""
 
 
-def replace_convolutions(network: nn.Module) -> None:
-    """Make these classes of torch's convolutions in a network, weights as they are."""
-    for module in network.modules():
-        # Another class of the same attributes: a new layer would draw numbers that the next ones then lack.
-        if type(module) is nn.Conv2d:
-            module.__class__ = Conv2d
-        elif type(module) is nn.Conv3d:
-            module.__class__ = Conv3d
-
-
 def predicts(x: Tensor) -> bool:
     """Return whether the compiled loops may take ``x``: plain float32 values on a wide CPU, nobody looking on."""
     return (

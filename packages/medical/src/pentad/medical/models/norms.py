@@ -36,15 +36,6 @@ NORM: dict[int, Any] = {2: InstanceNorm2d, 3: InstanceNorm3d}
 """Class by number of spatial axes."""
 
 
-def replace_norms(network: nn.Module, axes: int) -> None:
-    """Put these classes in the place of torch's instance norms in a network of ``axes`` spatial axes."""
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.InstanceNorm2d | nn.InstanceNorm3d):
-                norm = NORM[axes](child.num_features, child.eps, affine=child.affine)
-                setattr(module, name, norm)
-
-
 def activated(norm: nn.Module, x: Tensor, slope: float) -> Tensor:
     """Return the leaky rectifier of the norm of ``x``, which may be overwritten: it must be the caller's own.
 
