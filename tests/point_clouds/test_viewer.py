@@ -1,5 +1,7 @@
 """What the window would show, and the sentence where there is none."""
 
+import sys
+
 import numpy as np
 import pytest
 from command import call
@@ -39,8 +41,10 @@ def test_a_sweep_alone_and_a_cases_folder_show_their_points(tmp_path, streets):
         geometries(tmp_path / "missing")
 
 
-def test_without_a_display_the_command_says_so(streets, monkeypatch):
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a display")
+@pytest.mark.parametrize("display", ["", ":4711"])
+def test_without_a_display_the_command_says_so(streets, monkeypatch, display):
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", display)
     result = call("point-clouds", "view", streets / "frames" / "street-001.json")
     assert (result.code, result.sentence()[:7]) == (2, "PTD-937")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def view(path: Path) -> None:
     """
     shown = geometries(path)
     elsewhere = "run it at a desktop, or open predict's page.html or cloud.ply elsewhere"
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not _display():
         raise UsageError("PTD-937", "there is no display to show it on", elsewhere, path)
     import open3d
 
@@ -44,6 +45,21 @@ def view(path: Path) -> None:
     window.get_render_option().point_size = 2.0
     window.run()
     window.destroy_window()
+
+
+def _display() -> bool:
+    """Whether windows can be shown; Open3D would else draw for ever where nobody sees it."""
+    if sys.platform != "linux" or os.environ.get("WAYLAND_DISPLAY"):
+        return True
+    try:
+        x11 = ctypes.CDLL("libX11.so.6")
+    except OSError:
+        return False
+    x11.XOpenDisplay.restype = ctypes.c_void_p
+    opened = ctypes.c_void_p(x11.XOpenDisplay(None))
+    if opened:
+        x11.XCloseDisplay(opened)
+    return bool(opened)
 
 
 def geometries(path: Path) -> list[Any]:
