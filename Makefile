@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 PIPELINES := $(notdir $(wildcard pipelines/*))
 
-.PHONY: help setup samples $(PIPELINES) test lint bench tables lock
+.PHONY: help setup samples $(PIPELINES) test coverage mutants lint bench tables lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+.*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,6 +29,18 @@ lint: setup ## format, rules, types, import contracts
 
 test: samples lint ## every check
 	OMP_NUM_THREADS=1 pytest -n auto --dist loadfile
+
+coverage: samples ## branch coverage of the packages by the whole suite, worker processes included
+	coverage erase
+	OMP_NUM_THREADS=1 coverage run -m pytest -n auto --dist loadfile
+	coverage combine --quiet
+	coverage report --skip-covered
+
+mutants: setup ## break core at random 100 times and count what its tests notice
+	coverage erase
+	OMP_NUM_THREADS=1 coverage run -m pytest -q -p no:xdist tests/core
+	coverage combine --quiet
+	OMP_NUM_THREADS=1 python scripts/mutants.py --count 100
 
 bench: samples ## measure every side-by-side table anew, peers in a folder of their own (an hour on two quiet cores)
 	@[ -d benchmarks/peers ] || python3 -m pip install --quiet --no-deps --target benchmarks/peers -r benchmarks/peers.txt

@@ -5,20 +5,34 @@ from __future__ import annotations
 import ast
 import csv
 import json
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 from core import batch_processors
+from torch import nn
 
 from pentad.core.batch import BatchOptions, CaseRecord, merge, run_batch
 from pentad.core.batch.journal import LineFile, read_journal, write_record
 from pentad.core.batch.worklist import harmless, write_worklist
+from pentad.core.bundle import PublishedModel, load_bundle, save_bundle
 from pentad.core.cases import Case
-from pentad.core.errors import UsageError
-from pentad.core.files import digest_json
+from pentad.core.errors import ModelError, UsageError
+from pentad.core.files import digest_file, digest_json
 
 ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Size:
+    width: int = 2
+
+
+class Line(PublishedModel):
+    def __init__(self, config: Size) -> None:
+        super().__init__(config)
+        self.line = nn.Linear(config.width, 1)
 
 
 @pytest.fixture
@@ -88,6 +102,17 @@ def test_a_worklist_holds_no_formula_wherever_the_text_comes_from(tmp_path, text
         rows = list(csv.reader(stream))
     assert [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@", "\t"))] == ["-2.5", "-2.5"]
     assert harmless(harmless(text)) == harmless(text) == f"'{text}"
+
+
+def test_a_manifest_that_names_files_outside_its_bundle_reads_none_of_them(tmp_path):
+    (tmp_path / "secret.json").write_text("secret")
+    save_bundle(tmp_path / "b", Line(Size()), domain="core", name="line", settings={}, card="# Line", provenance={})
+    manifest = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    manifest["files"]["../secret.json"] = digest_file(tmp_path / "secret.json")
+    manifest["digest"] = digest_json({key: value for key, value in manifest.items() if key != "digest"})
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"PTD-503 .*secret\.json is missing"):
+        load_bundle(tmp_path / "b", "core", {"line": Line})
 
 
 def test_a_journal_keeps_the_texts_as_they_are(tmp_path):
