@@ -86,8 +86,8 @@ def of_points(found: Any) -> Iterator[Row]:
 def of_change(found: Any) -> Iterator[Row]:
     """Give ChangeMamba with our scan against the plain loop."""
     for entry in found["rows"]:
-        ours, theirs = (float(part) for part in entry["extra MB, pentad / loop"].split(" / "))
-        yield row(entry["network"], "the plain loop", entry["times faster"], theirs / ours)
+        ours, theirs = (float(part) for part in entry["extra MB, pentad / other"].split(" / "))
+        yield row(entry["network"], entry["against"], entry["times faster"], theirs / ours)
 
 
 def of_texts(found: Any) -> Iterator[Row]:
