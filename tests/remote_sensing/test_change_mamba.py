@@ -56,8 +56,10 @@ def test_both_naming_schemes_give_one_set_of_names(name):
         (MambaBCD, small(), 54.00),
         (MambaBCD, base(), 92.40),
         (MambaSCD, tiny(), 37.13),
+        (MambaSCD, small(), 58.51),
         (MambaSCD, base(), 97.03),
         (MambaBDA, tiny(classes=5, semantic_classes=2), 34.87),
+        (MambaBDA, small(classes=5, semantic_classes=2), 56.26),
         (MambaBDA, base(classes=5, semantic_classes=2), 94.72),
     ],
 )
