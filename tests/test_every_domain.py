@@ -129,8 +129,6 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(made, tmp_path):
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_names_of_files_and_classes_and_texts_are_never_markup_or_formulas(domain, tmp_path):
-    if domain == "remote-sensing":
-        pytest.xfail("a pair whose file name is no id ends the command with PTD-101")
     made = example(domain, tmp_path, EVIL)
     (made.inputs / f"{EVIL}broken.txt").write_bytes(b"\x00\xff")
     done = call(*made.predict(tmp_path / "out", "--run", "r"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
@@ -19,6 +19,20 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 def is_safe_id(name: str) -> bool:
     """Return whether the name can be a case's id, and so that of its result folder."""
     return bool(_SAFE_ID.fullmatch(name))
+
+
+def safe_id(name: str) -> str:
+    """Return the name with all but letters, digits, ``.``, ``_`` and ``-`` replaced by ``_``, at most 120 long."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[-120:].lstrip("._-") or "case"
+
+
+def free_id(wanted: str, taken: Container[str]) -> str:
+    """Return the id, with a number behind it where it is taken."""
+    number, free = 1, wanted
+    while free in taken:
+        number += 1
+        free = f"{wanted}-{number}"
+    return free
 
 
 class Case(BaseModel):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pentad.core.cases import Rejection
+from pentad.core.cases import Rejection, free_id, safe_id
 from pentad.core.errors import NoInputError
 from pentad.medical.dicom import FileRejection, walk
 
@@ -80,11 +80,6 @@ def find_pairs(raw: Path, layout: str = "auto") -> tuple[list[Pair], list[Reject
     return _with_safe_ids(sorted(pairs, key=lambda pair: (pair.id, pair.name))), [*rejections, *_left(rest)]
 
 
-def safe_id(name: str) -> str:
-    """Return the name with all but letters, digits, ``.``, ``_`` and ``-`` replaced by ``_``, at most 120 long."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[-120:].lstrip("._-") or "case"
-
-
 def _with_safe_ids(pairs: Sequence[Pair]) -> list[Pair]:
     taken: set[str] = set()
     safe = []
@@ -92,15 +87,6 @@ def _with_safe_ids(pairs: Sequence[Pair]) -> list[Pair]:
         safe.append(replace(pair, id=free_id(safe_id(pair.id), taken)))
         taken.add(safe[-1].id)
     return safe
-
-
-def free_id(wanted: str, taken: Container[str]) -> str:
-    """Return the id, with a number behind it where it is taken."""
-    number, free = 1, wanted
-    while free in taken:
-        number += 1
-        free = f"{wanted}-{number}"
-    return free
 
 
 def _left(names: Sequence[str]) -> list[Rejection]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pentad.core.cases import Rejection
+from pentad.core.cases import Rejection, free_id, is_safe_id, safe_id
 from pentad.core.errors import CaseError, NoInputError
 
 SPLITS = ("train", "val", "test")
@@ -66,7 +66,19 @@ def find_pairs(root: Path) -> tuple[list[FoundPair], list[Rejection]]:
         known = ", ".join(f"{before}/ and {after}/" for before, after, _ in _SIDES)
         remedy = f"give a folder with {known}, or images/*_pre_disaster.*"
         raise NoInputError("PTD-854", "no pairs in any known layout", remedy, root)
-    return _with_dates(root, pairs, rejected), rejected
+    return _with_safe_ids(_with_dates(root, pairs, rejected)), rejected
+
+
+def _with_safe_ids(pairs: list[FoundPair]) -> list[FoundPair]:
+    """The pairs under ids that can name a folder; those that can already keep theirs."""
+    taken = {pair.id for pair in pairs if is_safe_id(pair.id)}
+    safe = []
+    for pair in pairs:
+        if not is_safe_id(pair.id):
+            pair = replace(pair, id=free_id(safe_id(pair.id), taken))
+            taken.add(pair.id)
+        safe.append(pair)
+    return safe
 
 
 def _images(folder: Path) -> dict[str, Path]:
