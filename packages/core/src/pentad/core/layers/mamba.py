@@ -61,12 +61,17 @@ class Mamba(nn.Module):
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return the intermediate tensors by name: conv, delta_raw, B, C, y (channels first) and output."""
-        inner, gate = (self.in_proj.weight @ x.transpose(1, 2)).chunk(2, dim=1)  # each (b, e, L)
+        inner, gate = _project(self.in_proj.weight, x.transpose(1, 2)).chunk(2, dim=1)  # each (b, e, L)
         inner = functional.silu(self.conv1d(inner)[..., : x.shape[1]])  # both ends are padded: the tail is dropped
         sizes = [self.dt_rank, self.d_state, self.d_state]
-        step, B, C = torch.split(self.x_proj.weight @ inner, sizes, dim=1)
-        delta = self.dt_proj.weight @ step  # (b, e, L); its bias is the scan's
+        step, B, C = torch.split(_project(self.x_proj.weight, inner), sizes, dim=1)
+        delta = _project(self.dt_proj.weight, step)  # (b, e, L); its bias is the scan's
         A = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
         y = selective_scan(inner, delta, A, B, C, self.D, gate, self.dt_proj.bias, delta_softplus=True)
         output = self.out_proj(y.transpose(1, 2))
         return {"conv": inner, "delta_raw": delta, "B": B, "C": C, "y": y, "output": output}
+
+
+def _project(weight: Tensor, x: Tensor) -> Tensor:
+    """Return the weight (out, in) applied to x (batch, in, length); ``@`` would copy both into one flat product."""
+    return torch.bmm(weight.expand(x.shape[0], -1, -1), x)
