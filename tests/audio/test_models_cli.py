@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from audio.conftest import FRONT, RATE, tone, untrained
-from command import call
+from command import call, run
 
 from pentad.audio.frontends import FrontEnd, kaldi_fbank
 from pentad.audio.predict import load_tagger
@@ -19,7 +19,7 @@ def export(bundle, out, kind, *more):
 
 
 def test_the_list_states_the_published_sizes():
-    done = call("audio", "models", "list", "--json")
+    done = run("audio", "models", "list", "--json")
     entries = {entry["name"]: entry for entry in map(json.loads, done.out.splitlines())}
     assert {name: entry["parameters"] for name, entry in entries.items() if entry["imports_checkpoints"]} == {
         "ast": 86_594_063,

@@ -187,7 +187,7 @@ def test_standard_error_holds_one_sentence_a_failed_case_and_the_sum(predicted):
     done, folder = predicted
     failed = [row for row in rows(folder / "worklist.csv") if row["status"] == "failed"]
     *sentences, total = done.err.strip().splitlines()
-    assert [line.split(" ")[0] for line in sentences] == sorted(row["code"] for row in failed)
+    assert sorted(line.split(" ")[0] for line in sentences) == sorted(row["code"] for row in failed)
     assert all(SENTENCE.fullmatch(line) for line in sentences)
     assert "3 of 7 cases done" in total
 

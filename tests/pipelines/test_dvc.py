@@ -90,16 +90,15 @@ def test_the_plan_tells_the_truth_before_and_after_each_change(tiny):
     assert told["size"] == "runs: after folds"
 
 
-def test_a_sweep_leaves_an_experiment_a_setting(tiny, capsys, monkeypatch):
+def test_a_sweep_leaves_an_experiment_a_setting(tiny, monkeypatch):
     dvc("repro")
     commit(tiny)
     dvc("exp", "run", "--name", "folds-3", "-S", "count=3")
     monkeypatch.chdir(tiny.parents[1])
     dvc("exp", "run", "--name", "folds-4", "-S", "pipelines/tiny/params.yaml:count=4", "pipelines/tiny/dvc.yaml")
     assert json.loads((tiny / "metrics.json").read_text()) == {"tables": 4}
-    capsys.readouterr()
-    assert dvc_main(["exp", "show", "--json"]) == 0
-    (revision,) = [entry for entry in json.loads(capsys.readouterr().out) if entry["rev"] != "workspace"]
+    shown = subprocess.run([sys.executable, "-m", "dvc", "exp", "show", "--json"], capture_output=True, check=True)
+    (revision,) = [entry for entry in json.loads(shown.stdout) if entry["rev"] != "workspace"]
     found = {
         one["name"]: (one["revs"][0]["data"]["params"]["pipelines/tiny/params.yaml"]["data"]["count"])
         for one in revision["experiments"]
