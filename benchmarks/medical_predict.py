@@ -137,10 +137,13 @@ def peer(bundle: Path) -> Any:
 
 def torch_layers(network: torch.nn.Module) -> torch.nn.Module:
     """Make torch's own convolutions and norms, which nnU-Net's networks have, of ours, and return the network."""
-    kinds = (torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
+    nn = torch.nn
+    kinds = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.InstanceNorm2d, nn.InstanceNorm3d)
     for module in network.modules():
         if isinstance(module, kinds):  # ours differ in how they compute, not in what they hold
             module.__class__ = next(kind for kind in kinds if isinstance(module, kind))
+    ours = [kind for kind in {type(module) for module in network.modules()} if kind.__module__.endswith("convolution")]
+    assert not ours, f"nnU-Net would run {ours}"
     return network.eval()
 
 

@@ -9,7 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from pentad.core.layers import machine_code
 from pentad.medical.models import convolution
 from pentad.medical.models.baseline import DynUNet, DynUNetConfig
-from pentad.medical.models.convolution import Conv2d, convolve, normalise_
+from pentad.medical.models.convolution import (
+    TRANSPOSED,
+    Conv2d,
+    ConvTranspose2d,
+    convolve,
+    enlarge,
+    joined,
+    normalise_,
+)
 from pentad.medical.models.convolution_layout import layout
 from pentad.medical.models.norms import InstanceNorm2d, activated
 
@@ -46,6 +54,55 @@ def test_every_shape_has_the_values_of_torch(
     exact = KERNELS[len(size)](x.double(), weight.double(), bias.double(), padding=padding)
     assert close(convolve(x, weight, bias), exact)
     assert close(convolve(x.mT.contiguous().mT, weight, None), exact - bias.double().view(-1, *[1] * len(size)))
+
+
+@wide
+@pytest.mark.parametrize(
+    ("channels", "size", "steps", "more"),
+    [
+        ((24, 12), (48, 48), (2, 2), 12),
+        ((5, 3), (7, 37), (2, 2), 0),
+        ((7, 5), (9, 20), (1, 3), 2),
+        ((6, 4), (1, 1), (2, 1), 1),
+        ((16, 8), (9, 24, 20), (2, 2, 2), 8),
+        ((4, 13), (5, 6, 7), (1, 2, 2), 3),
+        ((40, 4), (6, 70, 70), (2, 2, 2), 4),
+    ],
+)
+def test_transposed_convolutions_have_the_values_of_torch_before_those_of_the_skip(
+    channels: tuple[int, int], size: tuple[int, ...], steps: tuple[int, ...], more: int
+) -> None:
+    torch.manual_seed(7)
+    layer, x = TRANSPOSED[len(size)](*channels, steps, steps).eval(), torch.randn(2, channels[0], *size)
+    skip = torch.randn(2, more, *(length * step for length, step in zip(size, steps, strict=True)))
+    found = enlarge(x, layer, skip)
+    assert torch.equal(found[:, channels[1] :], skip)
+    assert torch.equal(found[:, : channels[1]], enlarge(x, layer))
+    assert close(found[:, : channels[1]], layer.double()(x.double()))
+
+
+@wide
+def test_transposed_convolutions_leave_deep_maps_and_all_but_whole_steps_to_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    run = convolution._run
+    monkeypatch.setattr(convolution, "_run", lambda name, *rest: (calls.append(name), run(name, *rest))[1])
+    x, plain = torch.randn(1, 4, 8, 8), ConvTranspose2d(4, 4, 2, 2).eval()
+    others = [
+        ConvTranspose2d(4, 4, 3, 2),
+        ConvTranspose2d(4, 4, 2, 2, padding=1),
+        ConvTranspose2d(4, 4, 2, 2, groups=2),
+    ]
+    joined(plain, x, torch.randn(1, 1, 16, 16))  # gradients are asked for
+    with torch.no_grad():
+        for layer in (*others, plain.train()):
+            layer(x)
+        plain.eval()(torch.randn(1, 4, 1, 3))
+        assert not calls
+        found = joined(plain, x, torch.zeros(1, 1, 16, 16))
+    assert calls == ["convolve"]
+    assert close(found[:, :4], plain.double()(x.double()).detach())
 
 
 def test_large_maps_are_parted_and_every_plane_belongs_to_one_part() -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pentad.core.bundle import PublishedModel
 from pentad.core.errors import ModelError
-from pentad.medical.models.convolution import CONVOLUTION
+from pentad.medical.models.convolution import CONVOLUTION, TRANSPOSED, joined
 from pentad.medical.models.norms import NORM, activated
 
 SLOPE = 0.01
@@ -112,14 +112,13 @@ class UpBlock(nn.Module):
 
     def __init__(self, channels: tuple[int, int], kernel: Sequence[int], stride: Sequence[int]) -> None:
         super().__init__()
-        transposed: Any = nn.ConvTranspose2d if len(kernel) == 2 else nn.ConvTranspose3d
-        self.transp_conv = _named(transposed(*channels, tuple(stride), tuple(stride)))
+        self.transp_conv = _named(TRANSPOSED[len(kernel)](*channels, tuple(stride), tuple(stride)))
         self.conv_block = Block((2 * channels[1], channels[1]), kernel, (1,) * len(kernel))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Return the map at the skip's resolution."""
-        joined: Tensor = self.conv_block(torch.cat([self.transp_conv(x), skip], dim=1))
-        return joined
+        mixed: Tensor = self.conv_block(joined(self.transp_conv[0], x, skip))
+        return mixed
 
 
 class Head(nn.Module):

@@ -1,15 +1,17 @@
 """Convolutions of few channels, and the norms between them, at more than torch's speed on a CPU.
 
 oneDNN, which torch calls, works on sixteen channels at a time: 12 or 24 leave lanes empty, and every map is reordered
-on its way in and out. `convolution_loops` has positions in the lanes instead and takes maps as they lie. It is used to
-predict alone (evaluation, no gradients, float32) and on processors whose registers hold sixteen values; elsewhere, and
-where all blocks of sixteen channels are full, torch computes. Training is torch's in any case, so that a model's
-weights do not hang on which of the two is quicker; only the last bits of a prediction do.
+on its way in and out, which costs transposed convolutions most of their time. `convolution_loops` has positions in the
+lanes instead and takes maps as they lie. It is used to predict alone (evaluation, no gradients, float32) and on
+processors whose registers hold sixteen values; elsewhere, and where all blocks of sixteen channels are full, torch
+computes. Training is torch's in any case, so that a model's weights do not hang on which of the two is quicker; only
+the last bits of a prediction do.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from pentad.core.layers import machine_code
-from pentad.medical.models.convolution_layout import Layout, layout, memory, offsets
+from pentad.medical.models.convolution_layout import Layout, Size, layout, memory, offsets
 
 _BLOCK = 16  # channels that oneDNN takes at a time
 _LARGEST = 1 << 20  # float32 values of a task's memory beyond which its input leaves the caches
+_WIDEST = 128  # channels up to which a transposed convolution is quicker here
 _WORTH_THREADS = 1 << 20  # products, below which no other thread is woken
 
 
@@ -44,6 +47,33 @@ class Conv3d(nn.Conv3d):
 
 CONVOLUTION: dict[int, Any] = {2: Conv2d, 3: Conv3d}
 """Class by number of spatial axes."""
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d`; one that enlarges by whole steps predicts by the compiled loops."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return the enlarged maps (b, c, y, x)."""
+        return enlarge(input, self) if _enlarges(self, input) else super().forward(input, output_size)
+
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """The same of maps (b, c, z, y, x)."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return the enlarged maps (b, c, z, y, x)."""
+        return enlarge(input, self) if _enlarges(self, input) else super().forward(input, output_size)
+
+
+TRANSPOSED: dict[int, Any] = {2: ConvTranspose2d, 3: ConvTranspose3d}
+"""Class by number of spatial axes."""
+
+
+def joined(layer: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+    """Return the maps that a transposed convolution makes of ``x`` and, behind them, those of ``skip``."""
+    if isinstance(layer, ConvTranspose2d | ConvTranspose3d) and _enlarges(layer, x):
+        return enlarge(x, layer, skip)
+    return torch.cat([layer(x), skip], dim=1)
 
 
 def predicts(x: Tensor) -> bool:
@@ -69,17 +99,45 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bias: One value an output.
     """
     s, numbers = _told((weight.shape[1], weight.shape[0]), _three(x.shape[2:]), _three(weight.shape[2:]))
-    blocks = -(-s.outputs // s.block)
-    rows = weight.new_zeros(blocks * s.block, weight[0].numel() + 1)
-    rows[: s.outputs, 1:] = weight.detach().flatten(1)
-    if bias is not None:
-        rows[: s.outputs, 0] = bias.detach()
-    packed = rows.view(blocks, s.block, -1).transpose(1, 2).contiguous()
-    x = x.contiguous()
     out = x.new_empty(x.shape[0], s.outputs, *x.shape[2:])
-    products = out.numel() * weight[0].numel()
-    _run("convolve", (x, packed, out), memory(s), numbers, x.shape[0] * s.parts, products)
+    _convolve(x, _packed(weight.detach().flatten(1), bias, s.block), out, s, numbers)
     return out
+
+
+def enlarge(x: Tensor, layer: nn.ConvTranspose2d | nn.ConvTranspose3d, skip: Tensor | None = None) -> Tensor:
+    """Return the transposed convolution whose stride is its kernel, each position of which sees one of ``x``.
+
+    Args:
+        x: Maps (b, inputs, …), float32, on the CPU.
+        layer: The transposed convolution.
+        skip: Maps of the larger size that follow in the result.
+    """
+    more, steps = 0 if skip is None else skip.shape[1], _three(layer.kernel_size)
+    outputs, positions = layer.out_channels, math.prod(steps)
+    s, numbers = _told((layer.in_channels, outputs * positions), _three(x.shape[2:]), (1, 1, 1), steps, more)
+    size = [length * step for length, step in zip(x.shape[2:], layer.kernel_size, strict=True)]
+    out = x.new_empty(x.shape[0], s.maps, *size)
+    if skip is not None:
+        out[:, outputs:] = skip
+    bias = None if layer.bias is None else layer.bias.detach().repeat_interleave(positions)
+    _convolve(x, _packed(layer.weight.detach().flatten(1).t(), bias, s.block), out, s, numbers)
+    return out
+
+
+def _packed(weight: Tensor, bias: Tensor | None, block: int) -> Tensor:
+    """Weights (outputs, taps) by blocks of outputs, each after its biases, as the loops read them."""
+    blocks = -(-len(weight) // block)
+    rows = weight.new_zeros(blocks * block, weight.shape[1] + 1)
+    rows[: len(weight), 1:] = weight
+    if bias is not None:
+        rows[: len(weight), 0] = bias.detach()
+    return rows.view(blocks, block, -1).transpose(1, 2).contiguous()
+
+
+def _convolve(x: Tensor, packed: Tensor, out: Tensor, s: Layout, numbers: Tensor) -> None:
+    x = x.contiguous()
+    products = x[:, 0].numel() * packed.numel()
+    _run("convolve", (x, packed, out), memory(s), numbers, x.shape[0] * s.parts, products)
 
 
 def normalise_(x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d, slope: float) -> Tensor:
@@ -117,14 +175,30 @@ def _suits(module: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
     )
 
 
-def _three(size: Sequence[int]) -> tuple[int, int, int]:
+def _enlarges(module: nn.ConvTranspose2d | nn.ConvTranspose3d, x: Tensor) -> bool:
+    """Whether the transposed convolution is one that `enlarge` computes, and sooner than torch."""
+    kernel, axes = module.kernel_size, len(module.kernel_size)
+    if module.training or x.ndim != axes + 2 or x.numel() == 0 or module.stride != kernel or module.groups != 1:
+        return False
+    # Of deep, small maps oneDNN is quicker, as its blocks are full and the weights outweigh the maps.
+    if not x[0, 0].numel() >= module.in_channels <= _WIDEST:
+        return False
+    plain = module.padding == module.output_padding == (0,) * axes and module.dilation == (1,) * axes
+    channels = module.in_channels, module.out_channels * math.prod(kernel)
+    told = _told(channels, _three(x.shape[2:]), (1, 1, 1), _three(kernel))
+    return plain and predicts(x) and memory(told[0]) <= _LARGEST
+
+
+def _three(size: Sequence[int]) -> Size:
     """The size as (z, y, x); of two axes the first becomes z, along which the loops part their work."""
     return (size[0], 1, size[1]) if len(size) == 2 else (size[0], size[1], size[2])
 
 
 @functools.lru_cache(maxsize=1024)
-def _told(channels: tuple[int, int], size: tuple[int, int, int], kernel: tuple[int, int, int]) -> tuple[Layout, Tensor]:
-    s = layout(channels, size, kernel)
+def _told(
+    channels: tuple[int, int], size: Size, kernel: Size, steps: Size = (1, 1, 1), more: int = 0
+) -> tuple[Layout, Tensor]:
+    s = layout(channels, size, kernel, steps, more)
     return s, torch.tensor([*s, *offsets(s)])
 
 

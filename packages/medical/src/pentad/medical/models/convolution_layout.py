@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import NamedTuple
 
-HEAD = 12
+Size = tuple[int, int, int]
+
+HEAD = 16
 """Numbers before the offsets of the taps: those of `Layout`."""
 
 _MEMORY = 1 << 18  # float32 values of a task's input, half of what a second-level cache holds
@@ -31,10 +34,24 @@ class Layout(NamedTuple):
     """Output channels of a tile: 4, 8 or 12."""
     results: int
     """Where a block's outputs lie in the task's memory, behind the input."""
+    maps: int
+    """Maps of a sample in the tensor that is written, of which the outputs are the first."""
+    step_z: int = 1
+    """Positions that an input's become along z, where a transposed convolution enlarges; each is an output here."""
+    step_y: int = 1
+    step_x: int = 1
 
 
-def layout(channels: tuple[int, int], size: tuple[int, int, int], kernel: tuple[int, int, int]) -> Layout:
-    """Return how a convolution (inputs, outputs) of maps of this size is parted."""
+def layout(channels: tuple[int, int], size: Size, kernel: Size, steps: Size = (1, 1, 1), more: int = 0) -> Layout:
+    """Return how a convolution is parted.
+
+    Args:
+        channels: Inputs and outputs, these at every one of the ``steps`` positions.
+        size: Of the maps.
+        kernel: Of the convolution.
+        steps: Positions that an input's become.
+        more: Maps that the written tensor has behind the outputs.
+    """
     inputs, outputs = channels
     plane = (size[1] + kernel[1] - 1) * (size[2] + kernel[2] - 1)
     border = kernel[0] - 1
@@ -43,7 +60,8 @@ def layout(channels: tuple[int, int], size: tuple[int, int, int], kernel: tuple[
     planes = -(-size[0] // parts)
     # Ties go to the wider block, which reads the input less often.
     block = min((12, 8, 4), key=lambda width: -(-outputs // width) * width)
-    return Layout(*channels, *size, *kernel, planes, parts, block, inputs * (planes + border) * plane + _SLACK)
+    results, maps = inputs * (planes + border) * plane + _SLACK, outputs // math.prod(steps) + more
+    return Layout(*channels, *size, *kernel, planes, parts, block, results, maps, *steps)
 
 
 def memory(s: Layout) -> int:

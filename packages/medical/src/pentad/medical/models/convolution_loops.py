@@ -111,9 +111,24 @@ def _leaky(typing: Any, a: Lanes, slope: Lanes) -> Any:
     return a(a, slope), codegen
 
 
+@emitted
+def interleave(typing: Any, a: Lanes, b: Lanes, out: Any, to: Any) -> Any:
+    """Write the lanes of two vectors taking turns."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first, second, out, to = args
+        order = [lane for k in range(COUNT) for lane in (k, k + COUNT)]
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), 2 * COUNT), order)
+        both = builder.shuffle_vector(first, second, mask)
+        builder.store(both, builder.bitcast(builder.gep(out, [to]), both.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(a, b, out, types.intp), codegen
+
+
 @compiled
 def _layout(n: Any) -> Layout:
-    return Layout(n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11])
+    return Layout(n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15])
 
 
 @compiled
@@ -145,16 +160,46 @@ def _fill(w: Address, s: Layout, source: Address, sample: int, first: int) -> No
 
 
 @compiled
+def _spread_row(w: Address, at: int, out: Address, to: int, count: int, step: int) -> None:
+    """Copy numbers that lie side by side to places ``step`` apart."""
+    for i in range(count):
+        put(out, to + i * step, get(w, at + i))
+
+
+@compiled
+def _pair_rows(w: Address, at: int, other: int, out: Address, to: int, count: int) -> None:
+    """Copy two rows of numbers to one, taking turns."""
+    whole = count - count % COUNT
+    for i in range(0, whole, COUNT):
+        interleave(load(w, at + i), load(w, other + i), out, to + 2 * i)
+    for i in range(whole, count):
+        put(out, to + 2 * i, get(w, at + i))
+        put(out, to + 2 * i + 1, get(w, other + i))
+
+
+@compiled
 def _collect(w: Address, s: Layout, out: Address, place: tuple[int, int, int], span: int) -> None:
     """Copy the outputs of one block of channels out of the task's memory, without the room beside the rows."""
     sample, first, channel = place
     pitch, rows = s.width + s.kernel_x - 1, s.height + s.kernel_y - 1
     for o in range(min(s.block, s.outputs - channel)):
+        # Outputs are (map, z, y, x) with the positions that an input's becomes innermost.
+        number, x = (channel + o) // s.step_x, (channel + o) % s.step_x
+        number, y0 = number // s.step_y, number % s.step_y
+        number, z0 = number // s.step_z, number % s.step_z
+        if s.step_x == 2 and x == 1:
+            continue  # it went with the one before
         for z in range(min(s.planes, s.depth - first)):
             for y in range(s.height):
                 at = s.results + o * span + (z * rows + y) * pitch
-                to = (((sample * s.outputs + channel + o) * s.depth + first + z) * s.height + y) * s.width
-                copy_row(w, at, out, to, s.width)
+                row = (sample * s.maps + number) * s.depth * s.step_z + (first + z) * s.step_z + z0
+                to = ((row * s.height + y) * s.step_y + y0) * s.width * s.step_x + x
+                if s.step_x == 1:
+                    copy_row(w, at, out, to, s.width)
+                elif s.step_x == 2:
+                    _pair_rows(w, at, at + span, out, to, s.width)
+                else:
+                    _spread_row(w, at, out, to, s.width, s.step_x)
 
 
 @compiled
@@ -185,7 +230,7 @@ def convolve_task(x: Any, weights: Any, out: Any, work: Any, numbers: Any, index
     Args:
         x: Maps (b, inputs, z, y, x).
         weights: Per block of outputs its biases, then for each input channel and tap its weights.
-        out: Maps (b, outputs, z, y, x), written.
+        out: Maps (b, maps, z, y, x), of which those of the outputs are written.
         work: The task's memory.
         numbers: `Layout`, then the offsets of the taps.
         index: Sample and part.
