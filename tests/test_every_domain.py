@@ -27,27 +27,7 @@ from pentad.core.files import digest_file, digest_json
 
 pytestmark = pytest.mark.slow
 EVIL = "=<b id=evil onclick=alert(1)>&"
-# Written for all domains; run so far only where a pair does not stand here. A pair that passes is taken out.
-UNTRIED = {
-    ("ray", "audio"),
-    ("ray", "medical"),
-    ("ray", "remote-sensing"),
-    ("killed", "audio"),
-    ("killed", "medical"),
-    ("killed", "point-clouds"),
-    ("full disk", "medical"),
-    ("full disk", "remote-sensing"),
-    ("export", "audio"),
-    ("export", "medical"),
-    ("export", "point-clouds"),
-    ("export", "remote-sensing"),
-}
 YESTERDAY = "2001-02-03T04:05:06.789Z"
-
-
-def check_tried(what, domain):
-    if (what, domain) in UNTRIED:
-        pytest.skip(f"'{what}' was not tried with {domain} yet")
 
 
 @pytest.fixture(scope="module", params=DOMAINS)
@@ -76,14 +56,12 @@ def cluster():
 
 
 def test_workers_on_ray_give_the_same_results(made, whole, cluster, tmp_path):
-    check_tried("ray", made.domain)
     done = call(*made.predict(tmp_path, "--run", "r", "--engine", "ray"))
     assert done.code == 0, done.err
     assert results(tmp_path / "r") == whole
 
 
 def test_a_killed_run_goes_on_where_it_was_even_if_the_clock_went_back(made, whole, tmp_path, monkeypatch):
-    check_tried("killed", made.domain)
     journal = tmp_path / "r" / "journal.jsonl"
     process = subprocess.Popen(command(*made.predict(tmp_path, "--run", "r")), start_new_session=True)
     limit = time.monotonic() + 240
@@ -106,7 +84,6 @@ def test_a_killed_run_goes_on_where_it_was_even_if_the_clock_went_back(made, who
 
 
 def test_a_disk_that_fills_up_stops_the_run_in_a_sentence_and_leaves_no_half_case(made, whole, tmp_path):
-    check_tried("full disk", made.domain)
     done = run(*made.predict(tmp_path, "--run", "r"), largest_file=600)
     assert done.code in (2, 3)
     assert "Traceback" not in done.err
@@ -168,7 +145,6 @@ FORMATS = {
 
 def test_an_export_is_proven_and_states_all_licences(made, tmp_path):
     pytest.importorskip("onnxscript")
-    check_tried("export", made.domain)
     kind = FORMATS[made.domain]
     done = call(made.domain, "models", "export", made.bundle, "-o", tmp_path / "out", "--format", kind)
     assert done.code == 0, done.err
