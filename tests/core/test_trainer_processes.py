@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from core.small_training import FULL, Points, squared_error
+from core.two_processes import join, start_two
 from safetensors.torch import load_file
 from torch import nn
 
@@ -53,20 +51,9 @@ def train(folder: Path, batch_size: int, resume: bool = False) -> None:
 def both(tmp_path_factory):
     """The folder of two processes with batches of 4, and that of one with batches of 8."""
     root = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    # As torchrun and accelerate launch set them.
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    base = {**os.environ, **meeting, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, str(Path(__file__)), str(root / "two")]
-    started = [
-        subprocess.Popen(command, env={**base, "RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
+    started = start_two(__file__, root / "two")
     train(root / "one", batch_size=8)
-    ends = [process.communicate(timeout=240)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], ends
+    join(started)
     return root / "two", root / "one"
 
 

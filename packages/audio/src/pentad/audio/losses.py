@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pentad.audio.dataset import AugmentConfig
 from pentad.audio.frontends import FrontEnd
+from pentad.core.processes import processes, together
 
 
 def masked(features: Tensor, config: AugmentConfig) -> Tensor:
@@ -58,4 +59,5 @@ def sound_loss(
         return loss
     wanted = nn.functional.adaptive_avg_pool1d(batch["active"].transpose(1, 2), scores.frames.shape[1]).transpose(1, 2)
     each = nn.functional.binary_cross_entropy_with_logits(scores.frames, wanted, reduction="none").mean((1, 2))
-    return loss + over_time * (each * batch["marked"]).sum() / batch["marked"].sum().clamp(min=1)
+    marked = batch["marked"]
+    return loss + over_time * (each * marked).sum() * processes() / together(marked.sum()).clamp(min=1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +29,7 @@ from pentad.core.errors import PentadError, UsageError, nearest
 from pentad.core.files import write_text
 from pentad.core.interrupt import Interrupt
 from pentad.core.optimization import TrainConfig, averaged, build_optimizer, learning_rate, update_average
+from pentad.core.processes import processes
 from pentad.core.run import pick_device, seed_everything
 from pentad.core.snapshot import (
     find_snapshot,
@@ -152,7 +152,7 @@ class _Run:
     interrupted: bool = False
 
     def __post_init__(self) -> None:
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        several = processes() > 1
         wanted = pick_device(self.config.device)
         # Precision is set around the objective: accelerate's own would patch the model and outlive the run.
         self.accelerator = Accelerator(cpu=several and wanted.type == "cpu", mixed_precision="no")

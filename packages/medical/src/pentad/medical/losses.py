@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pentad.core.processes import processes, together
+
 SMOOTH = 1e-5
 
 
@@ -52,9 +54,9 @@ def dice_ce_loss(logits: Tensor, target: Tensor, *, batch_dice: bool = True, ign
     counted = target != ignore_label
     known = torch.where(counted, target, 0)
     dice = soft_dice_loss(logits, known, batch_dice=batch_dice, mask=counted)
-    # The mean over the voxels that count, and 0 (not 0/0) where none does.
+    # The mean over the voxels that count in all training processes, and 0 (not 0/0) where none does.
     losses = functional.cross_entropy(logits, known[:, 0], reduction="none") * counted[:, 0]
-    return dice + losses.sum() / counted.sum().clamp(min=1)
+    return dice + losses.sum() * processes() / together(counted.sum()).clamp(min=1)
 
 
 def deep_supervision_weights(heads: int) -> tuple[float, ...]:

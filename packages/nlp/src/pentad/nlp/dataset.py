@@ -114,7 +114,7 @@ class Batches(Dataset[Mapping[str, Any]]):
 
     Args:
         windows: With their labels.
-        batch_size: The trainer's.
+        batch_size: The trainer's, of all its processes together.
         seed: Of the order and of the masking.
         mask: Share of the pieces replaced by the unknown one, so that a model learns from the context too.
         tokenizer: Knows the special pieces.

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pentad.core.processes import processes, together
 from pentad.nlp.dataset import IGNORED
 
 
 def classification_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None, focal: float = 0.0) -> Tensor:
-    """Return the mean loss over all labels that count.
+    """Return the mean loss over all labels that count, in all training processes.
 
     With p the probability of the right class, the loss is -(1 - p)^focal · log p (Lin et al., 2017, equation 4), which
     for focal 0 is cross-entropy; class weights multiply it and divide the mean, as in torch's cross-entropy.
@@ -25,13 +26,14 @@ def classification_loss(logits: Tensor, labels: Tensor, weights: Tensor | None =
         focal: The exponent; larger looks more at what is hard.
     """
     flat, wanted = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
-    if not focal:
-        return functional.cross_entropy(flat, wanted, weight=weights, ignore_index=IGNORED)
     counts = wanted != IGNORED
+    share = torch.ones_like(wanted[counts], dtype=torch.float32) if weights is None else weights[wanted[counts]]
+    if not focal:
+        mean = functional.cross_entropy(flat, wanted, weight=weights, ignore_index=IGNORED)
+        return mean * (processes() * share.sum() / together(share.sum())).to(mean)
     flat, wanted = flat[counts], wanted[counts]
     log_p = functional.log_softmax(flat, -1).gather(-1, wanted[:, None])[:, 0]
-    share = torch.ones_like(log_p) if weights is None else weights[wanted]
-    return -(share * (1 - log_p.exp()) ** focal * log_p).sum() / share.sum()
+    return -(share * (1 - log_p.exp()) ** focal * log_p).sum() * processes() / together(share.sum())
 
 
 def balanced_weights(labels: Sequence[int], classes: int) -> Tensor:

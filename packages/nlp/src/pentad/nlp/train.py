@@ -17,6 +17,7 @@ from pentad.core.config import load_params, read_params, to_mapping
 from pentad.core.errors import UsageError
 from pentad.core.files import digest_json
 from pentad.core.optimization import TrainConfig
+from pentad.core.processes import processes
 from pentad.core.run import pick_device, provenance, seed_everything
 from pentad.core.statement import read_statement
 from pentad.core.trainer import fit
@@ -174,7 +175,8 @@ def _fit_network(
     )
     pieces = pieces_of(documents, tokenizer, settings.text, by_word=by_word)
     windows = labelled(windows_of(pieces, tokenizer, settings.text), documents, settings)
-    samples = Batches(windows, plan.train.batch_size, plan.train.seed, plan.learning.mask, tokenizer)
+    batch = plan.train.batch_size * processes()  # of all together: each takes its share of texts of like length
+    samples = Batches(windows, batch, plan.train.seed, plan.learning.mask, tokenizer)
     every = [label for window in windows for label in window.labels if label != IGNORED]
     weights = balanced_weights(every, len(settings.labels)) if plan.learning.class_weights == "balanced" else None
 

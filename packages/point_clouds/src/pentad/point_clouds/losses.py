@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pentad.core.processes import processes, together
 from pentad.point_clouds.boxes import paired_iou_3d
 from pentad.point_clouds.grid import MapGrid
 from pentad.point_clouds.targets import ROW, Targets, decode_rows
@@ -40,6 +41,8 @@ def detection_losses(
 ) -> dict[str, Tensor]:
     """Return the weighted losses ``heatmap``, ``box`` and, where there is such a branch, ``iou``; train on their sum.
 
+    Each is per object, or per centre, of all training processes.
+
     Args:
         maps: The head's raw maps.
         targets: What it is to say.
@@ -50,19 +53,19 @@ def detection_losses(
     sample, _ = torch.nonzero(targets.mask, as_tuple=True)
     index, rows = targets.index[targets.mask], targets.rows[targets.mask]
     said = _said(maps, sample, index)
-    objects = targets.mask.sum() + _PLACEHOLDER
+    objects = together(targets.mask.sum()) + _PLACEHOLDER
     weights = rows.new_tensor(config.row_weights)[: said.shape[1]]
     # Nothing that has no weight may turn the sum into no number.
     counted = weights > 0
     difference = (said[:, counted] - rows[:, : said.shape[1]][:, counted]).abs() * weights[counted]
     losses = {
         "heatmap": heatmap_loss(maps["heatmap"], targets.heatmap),
-        "box": config.box_weight * difference.sum() / objects,
+        "box": config.box_weight * difference.sum() * processes() / objects,
     }
     if "iou" in maps:
         overlap = _overlap(said.detach(), rows, index, grid, config)
         answer = maps["iou"].flatten(2)[sample, 0, index]
-        losses["iou"] = config.iou_weight * (answer - overlap).abs().sum() / objects
+        losses["iou"] = config.iou_weight * (answer - overlap).abs().sum() * processes() / objects
     return losses
 
 
@@ -72,7 +75,7 @@ def heatmap_loss(logits: Tensor, target: Tensor) -> Tensor:
     centre = target == 1
     hit = -share.log() * (1 - share) ** 2 * centre
     miss = -(1 - share).log() * share**2 * (1 - target) ** 4 * ~centre
-    return (hit + miss).sum() / centre.sum().clamp(min=1)
+    return (hit + miss).sum() * processes() / together(centre.sum()).clamp(min=1)
 
 
 def _said(maps: Mapping[str, Tensor], sample: Tensor, index: Tensor) -> Tensor:

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pentad.core.processes import processes, together
+
 IGNORED = 255
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Return the mean cross entropy over the pixels that count, 0 if there are none.
+    """Return the mean cross entropy over the pixels that count, of all training processes; 0 if there are none.
 
     Args:
         logits: (b, classes, h, w).
         label: Classes, whole numbers (b, h, w).
     """
     total = functional.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
-    return total / (label != IGNORED).sum().clamp(min=1)
+    return total * processes() / together((label != IGNORED).sum()).clamp(min=1)
 
 
 def lovasz_softmax(logits: Tensor, label: Tensor) -> Tensor:
