@@ -5,10 +5,13 @@ import re
 import resource
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from command import call, command, run
+
+from pentad.core.batch import BatchOptions
 
 CHECKOUT = Path(__file__).parents[2]
 HEAVY = {
@@ -51,6 +54,14 @@ def test_help_imports_nothing_heavy(arguments):
 def test_help_names_every_command_and_installed_domain():
     told = call("--help").out
     assert all(re.search(rf"^\s+{name}\b", told, re.MULTILINE) for name in ("samples", "doctor", "plan", "medical"))
+
+
+@pytest.mark.parametrize("domain", ["audio", "medical", "nlp", "point-clouds", "remote-sensing"])
+def test_every_batch_run_has_all_options_of_one(domain):
+    told = call(domain, "predict", "--help").out
+    settings = {field.name for field in fields(BatchOptions)} - {"out", "notice", "json_lines"}
+    flags = {"--out", "--json", *(f"--{name.replace('_', '-')}" for name in settings)}
+    assert flags - set(re.findall(r"--[\w-]+", told)) == set()
 
 
 @pytest.mark.parametrize("arguments", [(), ("medical",)])

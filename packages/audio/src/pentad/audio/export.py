@@ -6,6 +6,7 @@ what stands before it, the front-end's settings, lies beside it in ``parity.json
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,7 @@ from pentad.audio.models import classes_of
 from pentad.audio.models.scores import Scores
 from pentad.audio.predict import Settings
 from pentad.core.bundle import CARD, Bundle, load_bundle
-from pentad.core.export import (
-    ONNX,
-    REPORT,
-    TOLERANCE,
-    check_format,
-    check_libraries,
-    compare,
-    export_folder,
-    exporter,
-    not_exportable,
-)
-from pentad.core.files import write_json, write_text
-from pentad.core.run import provenance
+from pentad.core.export import TOLERANCE, compare, exporter, new_export, not_exportable, write_onnx, write_report
 
 FORMATS = ("transformers", "onnx")
 Again = Callable[[Tensor], list[NDArray[np.float32]]]
@@ -56,35 +45,28 @@ def export(
         UsageError: Unknown format, a missing library, or a target that is taken.
         ModelError: There is no such bundle, it cannot be written so, or gives other numbers there.
     """
-    check_format(kind, FORMATS)
-    check_libraries(ONNX if kind == "onnx" else (), "pip install 'pentad-audio[onnx]'")
-    with export_folder(out, overwrite=overwrite) as folder:
+    with new_export(out, kind, FORMATS, "audio", overwrite=overwrite) as folder:
         bundle = load_bundle(source, "audio", classes_of(), offline=offline)
         settings = Settings.from_mapping(bundle.settings)
         if kind == "transformers":
             _check_known_to_transformers(bundle, settings)
         with exporter(bundle.name, kind, bundle.folder):
             again = (_write_onnx if kind == "onnx" else _write_transformers)(bundle, settings, folder)
-            report = _report(bundle, settings, again, tolerance)
-        write_text(folder / CARD, (bundle.folder / CARD).read_text(encoding="utf-8"))
-        write_json(folder / REPORT, {"format": kind, **report, "settings": settings.to_mapping()})
-    return f"{out}: largest error {report['largest_error']:.1e} of {report['largest_logit']:.1e}"
+            near = _compare(bundle, settings, again, tolerance)
+        shutil.copyfile(bundle.folder / CARD, folder / CARD)
+        compared = "two generated windows, from the waveform, float32, CPU"
+        about = {**near, "compared_on": compared, "settings": settings.to_mapping()}
+        write_report(folder, bundle, kind, "audio", about)
+    return f"{out}: largest error {near['largest_error']:.1e} of {near['largest_logit']:.1e}"
 
 
-def _report(bundle: Bundle, settings: Settings, again: Again, tolerance: float) -> dict[str, Any]:
+def _compare(bundle: Bundle, settings: Settings, again: Again, tolerance: float) -> dict[str, Any]:
     waves = 0.1 * torch.randn(2, settings.window, generator=torch.Generator().manual_seed(0))
     waves[1] *= torch.linspace(0, 1, settings.window).square()
     with torch.inference_mode():
         wanted = [part.numpy() for part in _outputs(bundle.model(_features(settings, waves)))]
     found = again(waves)
-    near = compare(found, wanted[: len(found)], where=bundle.folder, tolerance=tolerance, axis=-1)
-    return {
-        "model": bundle.name,
-        **near,
-        "compared_on": "two generated windows, from the waveform, float32, CPU",
-        "licences": bundle.licences,
-        "provenance": provenance("audio", model=bundle.digest),
-    }
+    return compare(found, wanted[: len(found)], where=bundle.folder, tolerance=tolerance, axis=-1)
 
 
 def _features(settings: Settings, waves: Tensor) -> Tensor:
@@ -156,29 +138,14 @@ class _Logits(nn.Module):
 
 
 def _write_onnx(bundle: Bundle, settings: Settings, folder: Path) -> Again:
-    import onnxruntime
-
     features = _features(settings, torch.zeros(2, settings.window))
     steps = ["step_logits"] if bundle.model(features).frames is not None else []
-    program = torch.onnx.export(
+    run = write_onnx(
         _Logits(bundle.model).eval(),
-        (features,),
-        input_names=["features"],
-        output_names=["logits", *steps, "embedding"],
+        {"features": features},
+        ["logits", *steps, "embedding"],
+        folder,
+        told={"model": bundle.name, "digest": bundle.digest, "classes": ", ".join(settings.classes)},
         dynamic_shapes=({0: torch.export.Dim("windows")},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
     )
-    if program is None:
-        raise RuntimeError("no program")
-    told = {"model": bundle.name, "digest": bundle.digest, "classes": ", ".join(settings.classes)}
-    program.model.metadata_props.update({f"pentad.{name}": value for name, value in told.items()})
-    program.save(str(folder / "model.onnx"))
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-
-    def again(waves: Tensor) -> list[NDArray[np.float32]]:
-        outputs: list[NDArray[np.float32]] = session.run(None, {"features": _features(settings, waves).numpy()})
-        return outputs[:-1]
-
-    return again
+    return lambda waves: run(_features(settings, waves))[:-1]

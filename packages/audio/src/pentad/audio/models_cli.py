@@ -28,8 +28,8 @@ def list_models(json_lines: options.Json = False) -> None:
 
 @app.command("show")
 def show_model(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    json_lines: Annotated[bool, typer.Option("--json", help="Write it as JSON, with settings and provenance.")] = False,
+    bundle: options.BundleFolder,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what a bundle is: classes, input, windows, parameters, licences of code, weights and data, digest."""
     import json
@@ -37,14 +37,14 @@ def show_model(
     from pentad.audio.catalogue import as_text, describe
 
     told = describe(bundle)
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_lines else as_text(told))
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else as_text(told))
 
 
 @app.command("import")
 def import_model(
     checkpoint: Annotated[Path, typer.Argument(help="Official checkpoint of AST, HTS-AT or PaSST.")],
     model: Annotated[str, typer.Option(help="Its architecture: ast, hts_at or passt.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    out: options.NewBundle,
     classes: Annotated[Path | None, typer.Option(help="One class a line, in the checkpoint's order.")] = None,
     override: Annotated[
         list[str], typer.Option("--set", help="What the tensors do not tell: --set strides=[10,10]; repeatable.")
@@ -61,12 +61,10 @@ def import_model(
 
 @app.command("export")
 def export_model(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or OWNER/NAME on the hub.")],
+    bundle: options.AnyBundle,
     out: options.Out,
     kind: Annotated[str, typer.Option("--format", help="transformers (of AST) or onnx.")],
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest error allowed, as a share of the largest logit.")
-    ] = 1e-4,
+    tolerance: options.Tolerance = 1e-4,
     overwrite: options.Overwrite = False,
     offline: options.Offline = False,
 ) -> None:

@@ -9,14 +9,19 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from pentad.core.bundle import Bundle
 from pentad.core.errors import ModelError, PentadError, UsageError, nearest
+from pentad.core.files import write_json
+from pentad.core.run import provenance
 
 REPORT = "parity.json"
 TOLERANCE = 1e-4
@@ -24,6 +29,26 @@ TOLERANCE = 1e-4
 
 ONNX = ("onnx", "onnxruntime", "onnxscript")
 _AGREEMENT = 0.999
+
+
+@contextlib.contextmanager
+def new_export(out: Path, kind: str, formats: Sequence[str], domain: str, *, overwrite: bool) -> Iterator[Path]:
+    """Lend the folder of an export, as `export_folder` does, in a format that the domain and its libraries can write.
+
+    Args:
+        out: Folder to make.
+        kind: The format.
+        formats: Those that the domain writes.
+        domain: The package that asks, for instance 'point_clouds'.
+        overwrite: Replace an earlier export.
+
+    Raises:
+        UsageError: Unknown format (PTD-590), a missing library (PTD-591), or a target that is taken (PTD-592).
+    """
+    check_format(kind, formats)
+    check_libraries(ONNX if kind == "onnx" else (), f"pip install 'pentad-{domain.replace('_', '-')}[onnx]'")
+    with export_folder(out, overwrite=overwrite) as folder:
+        yield folder
 
 
 def check_format(kind: str, formats: Sequence[str]) -> None:
@@ -139,3 +164,69 @@ def compare(
         "tolerance": tolerance,
         "agreement": min(same),
     }
+
+
+def write_onnx(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    folder: Path,
+    *,
+    told: Mapping[str, str],
+    dynamic_shapes: Any = None,
+) -> Callable[..., list[NDArray[np.float32]]]:
+    """Write ``model.onnx`` and return what runs it: tensors in the order of the inputs to arrays.
+
+    Args:
+        model: In evaluation mode; returns a tensor or a tuple of them.
+        inputs: Examples by name, in the order of the model's parameters.
+        outputs: Names of what it returns.
+        folder: Where.
+        told: What the file says of itself, each name after 'pentad.'.
+        dynamic_shapes: Which axes may have another length, as torch.onnx.export takes it; none by default.
+    """
+    import onnxruntime
+
+    with torch.inference_mode():
+        program = torch.onnx.export(
+            model,
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=dynamic_shapes,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("no program")
+    program.model.metadata_props.update({f"pentad.{name}": text for name, text in told.items()})
+    program.save(str(folder / "model.onnx"))
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+
+    def again(*given: Tensor) -> list[NDArray[np.float32]]:
+        named = {name: tensor.numpy() for name, tensor in zip(inputs, given, strict=True)}
+        found: list[NDArray[np.float32]] = session.run(None, named)
+        return found
+
+    return again
+
+
+def write_report(folder: Path, bundle: Bundle, kind: str, domain: str, about: Mapping[str, Any]) -> None:
+    """Write ``parity.json``: what was exported, what `compare` found and what else a reader must know.
+
+    Args:
+        folder: The export's.
+        bundle: What was exported.
+        kind: The format.
+        domain: The package that exports.
+        about: What `compare` returned, and more.
+    """
+    report = {
+        "format": kind,
+        "model": bundle.name,
+        **about,
+        "licences": bundle.licences,
+        "provenance": provenance(domain, model=bundle.digest),
+    }
+    write_json(folder / REPORT, report)

@@ -17,7 +17,6 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
-Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
 Credentials = Annotated[
     Path | None, typer.Option(help="JSON file with user and password, or token, for a DICOMweb archive.")
 ]
@@ -38,9 +37,7 @@ def prepare(
     override: options.Override = [],  # noqa: B006  (typer reads the default, nothing changes it)
     dry_run: options.DryRun = False,
     overwrite: options.Overwrite = False,
-    accept_refused: Annotated[
-        bool, typer.Option("--accept-refused", help="Exit with 0, not 3, although some cases were refused.")
-    ] = False,
+    accept_refused: options.AcceptRefused = False,
 ) -> None:
     """Check raw images and labels and write the case table."""
     from pentad.core.config import load_params
@@ -54,7 +51,7 @@ def prepare(
 
 @app.command()
 def plan(
-    table: Table,
+    table: options.CaseTable,
     out: Annotated[Path, typer.Option("--out", "-o", help="The plan's file (plan.json).")],
     params: options.Params = Path("params.yaml"),
     override: options.Override = [],  # noqa: B006
@@ -67,14 +64,14 @@ def plan(
 
 @app.command()
 def train(
-    table: Table,
+    table: options.CaseTable,
     model: Annotated[str, typer.Option(help="Name of a model; see pentad medical models list.")],
     plan: Annotated[Path, typer.Option(help="The plan's file (plan.json).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
-    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the history.")],
+    out: options.NewBundle,
+    run: options.RunFolder,
     params: options.Params = Path("params.yaml"),
     override: options.Override = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --run, if there is one.")] = False,
+    resume: options.GoOn = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Train a model and write its bundle."""
@@ -86,7 +83,7 @@ def train(
 
 @app.command()
 def evaluate(
-    table: Table,
+    table: options.CaseTable,
     model: Model,
     out: options.Out,
     split: options.Split = "test",
@@ -105,10 +102,11 @@ def evaluate(
 
 
 @app.command()
+@options.of_batch_run
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Folders or files of DICOM or NIfTI, or a case table.")],
-    out: options.Out,
     model: Model,
+    batch: options.Batch,
     split: options.Split = "",
     outputs: Annotated[str, typer.Option(help="What to write: any of nifti,seg,sr,page,pdf.")] = "nifti,seg,sr,page",
     params: Annotated[
@@ -126,37 +124,11 @@ def predict(
         typer.Option("--mirror/--no-mirror", help="Average over mirrored windows; else as the bundle says."),
     ] = None,
     offline: options.Offline = False,
-    run: options.Run = "",
-    resume: options.Resume = "",
-    overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
-    workers: options.Workers = 1,
-    engine: options.Engine = "local",
-    shard: options.Shard = "1/1",
-    strict: options.Strict = False,
-    max_failures: options.MaxFailures = 0,
-    case_timeout: options.CaseTimeout = 0.0,
-    json_lines: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Segment every study below the inputs; one bad study never stops the rest."""
-    from pentad.core.batch import BatchOptions
     from pentad.medical.infer import PredictRequest, predict
 
-    batch = BatchOptions(
-        out=out,
-        run=run,
-        resume=resume,
-        overwrite=overwrite,
-        workers=workers,
-        engine=engine,
-        shard=shard,
-        strict=strict,
-        max_failures=max_failures,
-        case_timeout=case_timeout,
-        quiet=quiet,
-        json_lines=json_lines,
-    )
     request = PredictRequest(
         inputs=tuple(inputs),
         model=",".join(model),
@@ -190,13 +162,11 @@ def send(
 
 @app.command()
 def report(
-    table: Table,
-    evaluations: Annotated[
-        list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
-    ],
+    table: options.CaseTable,
+    evaluations: options.Evaluations,
     out: options.Out,
-    predictions: Annotated[Path | None, typer.Option(help="Run folder of predict, to check what shipped.")] = None,
-    runs: Annotated[Path | None, typer.Option(help="Folder with the models' training histories.")] = None,
+    predictions: options.Predictions = None,
+    runs: options.Histories = None,
 ) -> None:
     """Put models side by side with paired differences, and write the page."""
     from pentad.medical.report import report
@@ -206,7 +176,7 @@ def report(
 
 @app.command()
 def compare(
-    table: Table,
+    table: options.CaseTable,
     evaluations: Annotated[Path, typer.Argument(help="Folder with <model>/<fold>/<seed>, each written by evaluate.")],
     costs: Annotated[Path, typer.Option(help="Folder with <model>.json, each written by measure.")],
     baseline: Annotated[str, typer.Option(help="The model that the others are compared with.")],

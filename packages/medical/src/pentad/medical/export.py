@@ -19,24 +19,21 @@ from torch import Tensor, nn
 
 from pentad.core.bundle import CARD, Bundle, load_bundle
 from pentad.core.export import (
-    ONNX,
-    REPORT,
     TOLERANCE,
-    check_format,
-    check_libraries,
     compare,
-    export_folder,
     exporter,
+    new_export,
     not_exportable,
+    write_onnx,
+    write_report,
 )
-from pentad.core.files import write_json
 from pentad.core.layers.mamba import Mamba
 from pentad.core.layers.selective_scan import preferred_backend
-from pentad.core.run import provenance
 from pentad.medical.models import MODELS
 from pentad.medical.predict import Settings
 
 FORMATS = ("monai", "onnx")
+_USE = "research use only; not a medical device"
 _LARGEST_SCAN = 1 << 27  # values of one Mamba layer's states over a patch, half a gigabyte in float32
 
 
@@ -78,15 +75,13 @@ def export(
         ModelError: There is no such bundle, its model cannot be written so (PTD-594), or gives other numbers there
             (PTD-593).
     """
-    check_format(kind, FORMATS)
-    check_libraries(ONNX if kind == "onnx" else (), "pip install 'pentad-medical[onnx]'")
-    with export_folder(out, overwrite=overwrite) as folder:
+    with new_export(out, kind, FORMATS, "medical", overwrite=overwrite) as folder:
         subject = _subject(
             load_bundle(source, "medical", {name: cls for name, (_, cls) in MODELS.items()}, offline=offline)
         )
         again = _write(subject, kind, folder)
         report = _compare(subject, again, kind, tolerance)
-        write_json(folder / REPORT, report)
+        write_report(folder, subject.bundle, kind, "medical", report)
     agreement = f"classes agree in {report['agreement']:.2%} of voxels"
     return f"{out.absolute()}: largest error {report['largest_error']:.1e}, {agreement}"
 
@@ -126,17 +121,13 @@ def _compare(subject: Subject, again: Again, kind: str, tolerance: float) -> dic
     near = compare(found, subject.logits, where=subject.bundle.folder, tolerance=tolerance)
     shape = list(subject.patches[0].shape)
     return {
-        "format": kind,
-        "model": subject.bundle.name,
         "input_shape": shape,
         "shape": f"fixed: give patches of exactly {shape}"
         if kind == "onnx"
         else "as the model allows; compared on this",
         **near,
         "compared_on": f"{len(found)} generated patches, float32, CPU",
-        "intended_use": "research use only; not a medical device",
-        "licences": subject.bundle.licences,
-        "provenance": provenance("medical", model=subject.bundle.digest),
+        "intended_use": _USE,
     }
 
 
@@ -152,41 +143,21 @@ class _FirstOutput(nn.Module):
 
 
 def _write_onnx(subject: Subject, folder: Path) -> Again:
-    import onnxruntime
-
     model, patch = subject.bundle.model, subject.patches[0]
     _check_scans(model, patch)
-    with torch.inference_mode(), preferred_backend("doubling"):
-        program = torch.onnx.export(
-            _FirstOutput(model),
-            (patch,),
-            input_names=["image"],
-            output_names=["logits"],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("no program")
-    program.model.metadata_props.update(_properties(subject))
-    program.save(str(folder / "model.onnx"))
+    with preferred_backend("doubling"):
+        run = write_onnx(_FirstOutput(model), {"image": patch}, ["logits"], folder, told=_properties(subject))
     shutil.copyfile(subject.bundle.folder / CARD, folder / CARD)
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-
-    def again(patch: Tensor) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run(None, {"image": patch.numpy()})[0]
-        return logits
-
-    return again
+    return lambda patch: run(patch)[0]
 
 
 def _properties(subject: Subject) -> dict[str, str]:
     return {
-        "pentad.model": subject.bundle.name,
-        "pentad.digest": subject.bundle.digest,
-        "pentad.classes": ", ".join(f"{value} {name}" for name, value in subject.settings.classes.items()),
-        "pentad.spacing_mm": " x ".join(f"{part:g}" for part in subject.settings.preprocessing.spacing),
-        "pentad.use": "research use only; not a medical device",
+        "model": subject.bundle.name,
+        "digest": subject.bundle.digest,
+        "classes": ", ".join(f"{value} {name}" for name, value in subject.settings.classes.items()),
+        "spacing_mm": " x ".join(f"{part:g}" for part in subject.settings.preprocessing.spacing),
+        "use": _USE,
     }
 
 

@@ -30,8 +30,8 @@ def list_models(json_lines: options.Json = False) -> None:
 
 @app.command("show")
 def show_model(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    json_lines: Annotated[bool, typer.Option("--json", help="Write it as JSON, with settings and provenance.")] = False,
+    bundle: options.BundleFolder,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what a bundle is: task, classes, input, licences of code, weights and data, parameters, digest."""
     import json
@@ -39,14 +39,14 @@ def show_model(
     from pentad.medical.catalogue import as_text, describe
 
     told = describe(bundle)
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_lines else as_text(told))
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else as_text(told))
 
 
 @app.command("import")
 def import_model(
     checkpoint: Annotated[Path, typer.Argument(help="Weights of the published code, .pth or .safetensors.")],
     architecture: Annotated[str, typer.Option(help="Name of a model; see pentad medical models list.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    out: options.NewBundle,
     classes: Annotated[str, typer.Option(help="Names of the classes from 1 upwards, separated by commas.")] = "",
     fusion: Annotated[
         str, typer.Option(help="HiFormer: dropped (published code since October 2022), release_2022_07 or fused.")
@@ -55,7 +55,7 @@ def import_model(
     settings: Annotated[
         Path | None, typer.Option(help="JSON of a bundle's settings, where slices were not prepared as Synapse's.")
     ] = None,
-    licence: Annotated[str, typer.Option(help="Licence of the weights, in words.")] = "not stated",
+    licence: options.Licence = "not stated",
     overwrite: options.Overwrite = False,
 ) -> None:
     """Turn a published checkpoint into a bundle that predict takes; every tensor must fit, and no code is run."""
@@ -78,12 +78,10 @@ def import_model(
 
 @app.command("export")
 def export_model(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or OWNER/NAME on the hub.")],
+    bundle: options.AnyBundle,
     out: options.Out,
     kind: Annotated[str, typer.Option("--format", help="monai or onnx.")],
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest error allowed, as a share of the largest logit.")
-    ] = 1e-4,
+    tolerance: options.Tolerance = 1e-4,
     overwrite: options.Overwrite = False,
     offline: options.Offline = False,
 ) -> None:

@@ -18,7 +18,6 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
 app.add_typer(models_app, name="models")
 
-Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
 Model = Annotated[str, typer.Option(help="Bundle folder, or OWNER/NAME on the hub.")]
 
 
@@ -30,9 +29,7 @@ def prepare(
     override: options.Override = [],  # noqa: B006  (typer reads the default, nothing changes it)
     dry_run: options.DryRun = False,
     overwrite: options.Overwrite = False,
-    accept_refused: Annotated[
-        bool, typer.Option("--accept-refused", help="Exit with 0, not 3, although some documents were refused.")
-    ] = False,
+    accept_refused: options.AcceptRefused = False,
 ) -> None:
     """Check labelled texts, look for near-duplicates across splits and write the case table."""
     from pentad.core.config import load_params
@@ -46,13 +43,13 @@ def prepare(
 
 @app.command()
 def train(
-    table: Table,
+    table: options.CaseTable,
     model: Annotated[str, typer.Option(help="Name of a model; see pentad nlp models list.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
-    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the history.")],
+    out: options.NewBundle,
+    run: options.RunFolder,
     params: options.Params = Path("params.yaml"),
     override: options.Override = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --run, if there is one.")] = False,
+    resume: options.GoOn = False,
     overwrite: options.Overwrite = False,
     offline: options.Offline = False,
 ) -> None:
@@ -64,7 +61,7 @@ def train(
 
 @app.command()
 def evaluate(
-    table: Table,
+    table: options.CaseTable,
     model: Model,
     out: options.Out,
     split: options.Split = "test",
@@ -81,13 +78,14 @@ def evaluate(
 
 
 @app.command()
+@options.of_batch_run
 def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(help="Folders or files of TXT, CSV, TSV, JSONL or CoNLL, a case table, or - (standard input)."),
     ],
-    out: options.Out,
     model: Model,
+    batch: options.Batch,
     text: Annotated[str, typer.Option(help="Column of the text in CSV, TSV and JSONL.")] = "text",
     quoting: Annotated[bool, typer.Option(help="Whether quotes hold the fields of CSV and TSV together.")] = True,
     whole: Annotated[
@@ -101,57 +99,29 @@ def predict(
     device: options.Device = "auto",
     offline: options.Offline = False,
     split: options.Split = "",
-    run: options.Run = "",
-    resume: options.Resume = "",
-    overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
-    workers: options.Workers = 1,
-    engine: options.Engine = "local",
-    shard: options.Shard = "1/1",
-    strict: options.Strict = False,
-    max_failures: options.MaxFailures = 0,
-    case_timeout: options.CaseTimeout = 0.0,
-    json_lines: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Read every text below the inputs; one bad line or file never stops the rest.
 
     As a filter: … | pentad nlp predict - --format jsonl -o - --model BUNDLE | …
     """
-    from pentad.core.batch import BatchOptions
     from pentad.nlp.infer import PredictRequest, answer, check_filter, predict
     from pentad.nlp.streams import StreamConfig
 
     stream = StreamConfig(text=text, quoting=quoting, whole=whole, chunk_bytes=chunk_kib * 1024)
     request = PredictRequest(tuple(inputs), model, stream, outputs, device, offline, split)
-    if check_filter(inputs, out, kind):
+    if check_filter(inputs, batch.out, kind):
         raise typer.Exit(answer(request, kind, sys.stdin.buffer, sys.stdout))
-    batch = BatchOptions(
-        out=out,
-        run=run,
-        resume=resume,
-        overwrite=overwrite,
-        workers=workers,
-        engine=engine,
-        shard=shard,
-        strict=strict,
-        max_failures=max_failures,
-        case_timeout=case_timeout,
-        quiet=quiet,
-        json_lines=json_lines,
-    )
     raise typer.Exit(predict(request, batch, only_say=dry_run))
 
 
 @app.command()
 def report(
-    table: Table,
-    evaluations: Annotated[
-        list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
-    ],
+    table: options.CaseTable,
+    evaluations: options.Evaluations,
     out: options.Out,
-    predictions: Annotated[Path | None, typer.Option(help="Run folder of predict, to check what shipped.")] = None,
-    runs: Annotated[Path | None, typer.Option(help="Folder with the models' training histories.")] = None,
+    predictions: options.Predictions = None,
+    runs: options.Histories = None,
 ) -> None:
     """Put models side by side with paired differences, calibration and bias, and write the page."""
     from pentad.nlp.report import report
@@ -176,7 +146,7 @@ def list_models(
 
 
 @models_app.command("show")
-def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
+def show_model(bundle: options.BundleFolder) -> None:
     """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
     import json
 
@@ -199,12 +169,10 @@ def import_model(
 
 @models_app.command("export")
 def export_model(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or OWNER/NAME on the hub.")],
+    bundle: options.AnyBundle,
     out: options.Out,
     kind: Annotated[str, typer.Option("--format", help="transformers or onnx.")],
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest error allowed, as a share of the largest output.")
-    ] = 1e-4,
+    tolerance: options.Tolerance = 1e-4,
     overwrite: options.Overwrite = False,
     offline: options.Offline = False,
 ) -> None:

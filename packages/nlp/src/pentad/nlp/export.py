@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pentad.core.bundle import CARD, Bundle, load_bundle
-from pentad.core.export import (
-    ONNX,
-    REPORT,
-    TOLERANCE,
-    check_format,
-    check_libraries,
-    compare,
-    export_folder,
-    exporter,
-    not_exportable,
-)
-from pentad.core.files import write_json, write_text
-from pentad.core.run import provenance
+from pentad.core.export import TOLERANCE, compare, exporter, new_export, not_exportable, write_onnx, write_report
+from pentad.core.files import write_text
 from pentad.nlp.models import BASELINES, CLASSES
 from pentad.nlp.models.bert_cnn import BertCnn
 from pentad.nlp.models.encoder import quiet
@@ -56,9 +46,7 @@ def export(
         UsageError: Unknown format, a missing library, or a target that is taken.
         ModelError: There is no such bundle, it holds a baseline without a network, or gives other numbers there.
     """
-    check_format(kind, FORMATS)
-    check_libraries(ONNX if kind == "onnx" else (), "pip install 'pentad-nlp[onnx]'")
-    with export_folder(out, overwrite=overwrite) as folder:
+    with new_export(out, kind, FORMATS, "nlp", overwrite=overwrite) as folder:
         bundle = load_bundle(source, "nlp", CLASSES, offline=offline)
         if bundle.name in BASELINES:
             problem = f"{bundle.name} is a baseline without a network"
@@ -68,13 +56,13 @@ def export(
         write = _write_onnx if kind == "onnx" else _write_transformers
         with exporter(bundle.name, kind, bundle.folder), quiet():
             model, again = write(bundle, settings, pieces, folder)
-            report = _report(bundle, model, again, pieces, settings.text.max_length, tolerance)
-        write_text(folder / CARD, (bundle.folder / CARD).read_text(encoding="utf-8"))
-        write_json(folder / REPORT, {"format": kind, **report, "settings": settings.to_mapping()})
+            report = _compare(bundle, model, again, pieces, settings.text.max_length, tolerance)
+        shutil.copyfile(bundle.folder / CARD, folder / CARD)
+        write_report(folder, bundle, kind, "nlp", {**report, "settings": settings.to_mapping()})
     return f"{out}: {report['what']}, largest error {report['largest_error']:.1e} of {report['largest_logit']:.1e}"
 
 
-def _report(
+def _compare(
     bundle: Bundle, model: nn.Module, again: Again, pieces: PieceTokenizer, longest: int, tolerance: float
 ) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(0)
@@ -92,12 +80,9 @@ def _report(
         wanted.append(outputs[1] * shown)
     near = compare(found, wanted, where=bundle.folder, tolerance=tolerance, axis=-1)
     return {
-        "model": bundle.name,
         "what": "the whole network" if model is bundle.model else "the encoder alone",
         **near,
         "compared_on": f"batches of random pieces, texts and lengths {shapes}, with padding, float32, CPU",
-        "licences": bundle.licences,
-        "provenance": provenance(model=bundle.digest),
     }
 
 
@@ -138,32 +123,15 @@ def _runs(call: Callable[[Tensor, Tensor], Tensor]) -> Again:
 
 
 def _write_onnx(bundle: Bundle, settings: Settings, pieces: PieceTokenizer, folder: Path) -> tuple[nn.Module, Again]:
-    import onnxruntime
-
     ids = torch.full((2, 16), pieces.unknown)
     axes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("pieces")}
-    with torch.inference_mode():
-        program = torch.onnx.export(
-            bundle.model,
-            (ids, torch.ones_like(ids)),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            dynamic_shapes=(axes, axes),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("no program")
-    told = {"pentad.model": bundle.name, "pentad.digest": bundle.digest, "pentad.labels": ", ".join(settings.labels)}
-    program.model.metadata_props.update(told)
-    program.save(str(folder / "model.onnx"))
+    run = write_onnx(
+        bundle.model,
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        ["logits"],
+        folder,
+        told={"model": bundle.name, "digest": bundle.digest, "labels": ", ".join(settings.labels)},
+        dynamic_shapes=(axes, axes),
+    )
     write_text(folder / FILE, pieces.text)
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-
-    def again(ids: Tensor, mask: Tensor) -> NDArray[np.float32]:
-        given = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
-        logits: NDArray[np.float32] = session.run(None, given)[0]
-        return logits
-
-    return bundle.model, again
+    return bundle.model, lambda ids, mask: run(ids, mask)[0]

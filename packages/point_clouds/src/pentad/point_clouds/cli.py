@@ -17,7 +17,6 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
-Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
 Model = Annotated[str, typer.Option(help="Bundle folder, or OWNER/NAME on the hub.")]
 
 
@@ -29,9 +28,7 @@ def prepare(
     override: options.Override = [],  # noqa: B006  (typer reads the default, nothing changes it)
     dry_run: options.DryRun = False,
     overwrite: options.Overwrite = False,
-    accept_refused: Annotated[
-        bool, typer.Option("--accept-refused", help="Exit with 0, not 3, although some frames were refused.")
-    ] = False,
+    accept_refused: options.AcceptRefused = False,
 ) -> None:
     """Check sweeps, calibrations and boxes and write the case table."""
     from pentad.core.config import load_params
@@ -59,13 +56,13 @@ def check(
 
 @app.command()
 def train(
-    table: Table,
+    table: options.CaseTable,
     model: Annotated[str, typer.Option(help="flatformer or point_pillars.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
-    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the history.")],
+    out: options.NewBundle,
+    run: options.RunFolder,
     params: options.Params = Path("params.yaml"),
     override: options.Override = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --run, if there is one.")] = False,
+    resume: options.GoOn = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Train a model and write its bundle."""
@@ -77,7 +74,7 @@ def train(
 
 @app.command()
 def evaluate(
-    table: Table,
+    table: options.CaseTable,
     model: Model,
     out: options.Out,
     split: options.Split = "test",
@@ -95,10 +92,11 @@ def evaluate(
 
 
 @app.command()
+@options.of_batch_run
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Folders or files of sweeps, or a case table.")],
-    out: options.Out,
     model: Model,
+    batch: options.Batch,
     split: options.Split = "",
     outputs: Annotated[str, typer.Option(help="What to write: any of kitti,nuscenes,ply,page.")] = (
         "kitti,nuscenes,ply,page"
@@ -110,38 +108,12 @@ def predict(
     sweeps: Annotated[int, typer.Option(min=0, help="Turns to merge; as in training by default.")] = 0,
     device: options.Device = "auto",
     offline: options.Offline = False,
-    run: options.Run = "",
-    resume: options.Resume = "",
-    overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
-    workers: options.Workers = 1,
-    engine: options.Engine = "local",
-    shard: options.Shard = "1/1",
-    strict: options.Strict = False,
-    max_failures: options.MaxFailures = 0,
-    case_timeout: options.CaseTimeout = 0.0,
-    json_lines: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Find the objects of every sweep; one bad file never stops the rest."""
-    from pentad.core.batch import BatchOptions
     from pentad.point_clouds.infer import PredictRequest, parse_span, predict
     from pentad.point_clouds.predict import Limits
 
-    batch = BatchOptions(
-        out=out,
-        run=run,
-        resume=resume,
-        overwrite=overwrite,
-        workers=workers,
-        engine=engine,
-        shard=shard,
-        strict=strict,
-        max_failures=max_failures,
-        case_timeout=case_timeout,
-        quiet=quiet,
-        json_lines=json_lines,
-    )
     limits = Limits(parse_span(span), max_points, sweeps)
     request = PredictRequest(tuple(inputs), model, split, outputs, limits, device, offline)
     raise typer.Exit(predict(request, batch, only_say=dry_run))
@@ -159,12 +131,10 @@ def view(
 
 @app.command()
 def report(
-    table: Table,
-    evaluations: Annotated[
-        list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
-    ],
+    table: options.CaseTable,
+    evaluations: options.Evaluations,
     out: options.Out,
-    predictions: Annotated[Path | None, typer.Option(help="Run folder of predict, to check what shipped.")] = None,
+    predictions: options.Predictions = None,
 ) -> None:
     """Put models side by side with paired differences, and write the page."""
     from pentad.point_clouds.report import report

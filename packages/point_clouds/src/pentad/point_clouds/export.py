@@ -17,19 +17,7 @@ from torch import Tensor, nn
 
 from pentad.core.bundle import CARD, Bundle, load_bundle
 from pentad.core.config import to_mapping
-from pentad.core.export import (
-    ONNX,
-    REPORT,
-    TOLERANCE,
-    check_format,
-    check_libraries,
-    compare,
-    export_folder,
-    exporter,
-    not_exportable,
-)
-from pentad.core.files import write_json
-from pentad.core.run import provenance
+from pentad.core.export import TOLERANCE, compare, exporter, new_export, not_exportable, write_onnx, write_report
 from pentad.point_clouds.grid import GridConfig
 from pentad.point_clouds.models import MODELS
 from pentad.point_clouds.models.detector import Detector
@@ -55,9 +43,7 @@ def export(source: str, kind: str, out: Path, *, tolerance: float = TOLERANCE, o
         UsageError: Unknown format, a missing library, or a target that is taken.
         ModelError: There is no such bundle, its model cannot be written so, or gives other numbers there.
     """
-    check_format(kind, FORMATS)
-    check_libraries(ONNX, "pip install 'pentad-point-clouds[onnx]'")
-    with export_folder(out, overwrite=overwrite) as folder:
+    with new_export(out, kind, FORMATS, "point_clouds", overwrite=overwrite) as folder:
         bundle = load_bundle(source, "point_clouds", {name: cls for name, (_, cls) in MODELS.items()})
         model = bundle.model
         assert isinstance(model, Detector)
@@ -71,19 +57,15 @@ def export(source: str, kind: str, out: Path, *, tolerance: float = TOLERANCE, o
         wanted = [output for sweep in sweeps for output in _run(model, sweep)]
         near = compare(found, wanted, where=bundle.folder, tolerance=tolerance)
         shutil.copyfile(bundle.folder / CARD, folder / CARD)
-        report = {
-            "format": kind,
-            "model": bundle.name,
+        about = {
             "input": f"points (any number, {model.config.columns}): x, y, z in m, then columns of the size of 1",
             "outputs": list(model.bbox_head.branches),
             **near,
             "compared_on": f"generated sweeps of {_COUNTS[0]} and {_COUNTS[1]} points, float32, CPU",
             "grid": to_mapping(model.grid),
             "settings": bundle.settings,
-            "licences": bundle.licences,
-            "provenance": provenance("point_clouds", model=bundle.digest),
         }
-        write_json(folder / REPORT, report)
+        write_report(folder, bundle, kind, "point_clouds", about)
     return f"{out}: largest error {near['largest_error']:.1e} of {near['largest_logit']:.1e}"
 
 
@@ -141,29 +123,11 @@ class EveryCell(nn.Module):
 
 def _write(bundle: Bundle, model: Detector, points: Tensor, folder: Path) -> Callable[[Tensor], Outputs]:
     """Write ``model.onnx`` and return what runs it."""
-    import onnxruntime
-
-    names = list(model.bbox_head.branches)
-    with torch.inference_mode():
-        program = torch.onnx.export(
-            EveryCell(model).eval(),
-            (points,),
-            input_names=["points"],
-            output_names=names,
-            dynamic_shapes=({0: torch.export.Dim("points", min=2)},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("no program")
-    told = {"model": bundle.name, "digest": bundle.digest}
-    program.model.metadata_props.update({f"pentad.{name}": value for name, value in told.items()})
-    program.save(str(folder / "model.onnx"))
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-
-    def again(points: Tensor) -> Outputs:
-        found: Outputs = session.run(names, {"points": points.numpy()})
-        return found
-
-    return again
+    return write_onnx(
+        EveryCell(model).eval(),
+        {"points": points},
+        list(model.bbox_head.branches),
+        folder,
+        told={"model": bundle.name, "digest": bundle.digest},
+        dynamic_shapes=({0: torch.export.Dim("points", min=2)},),
+    )

@@ -25,7 +25,7 @@ def list_models(json_lines: options.Json = False) -> None:
 
 
 @app.command("show")
-def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")]) -> None:
+def show_model(bundle: options.BundleFolder) -> None:
     """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
     import json
 
@@ -37,11 +37,11 @@ def show_model(bundle: Annotated[Path, typer.Argument(help="Folder of a bundle."
 @app.command("import")
 def import_model(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of the published FlatFormer's training code.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    out: options.NewBundle,
     classes: Annotated[str, typer.Option(help="Classes in the heatmap's order.")] = "car,pedestrian,cyclist",
     params: Annotated[Path | None, typer.Option(help="With grid, decode, networks where not Waymo's.")] = None,
     sweeps: Annotated[int, typer.Option(min=1, help="Turns that it was trained on.")] = 1,
-    licence: Annotated[str, typer.Option(help="Licence of the weights, in words.")] = "not stated",
+    licence: options.Licence = "not stated",
     overwrite: options.Overwrite = False,
 ) -> None:
     """Turn a checkpoint into a bundle that predict takes; every tensor must fit, and no code is run."""
@@ -53,12 +53,10 @@ def import_model(
 
 @app.command("export")
 def export_model(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or OWNER/NAME on the hub.")],
+    bundle: options.AnyBundle,
     out: options.Out,
     kind: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest error allowed, as a share of the largest output.")
-    ] = 1e-4,
+    tolerance: options.Tolerance = 1e-4,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write a bundle in another project's format; refused unless it gives the same numbers there."""

@@ -19,7 +19,6 @@ app = typer.Typer(
 
 app.add_typer(models_app, name="models")
 
-Table = Annotated[Path, typer.Argument(help="Case table written by prepare (cases.jsonl).")]
 Model = Annotated[str, typer.Option(help="Bundle folder, or the name of a baseline without weights (differencing).")]
 
 
@@ -31,9 +30,7 @@ def prepare(
     override: options.Override = [],  # noqa: B006  (typer reads the default, nothing changes it)
     dry_run: options.DryRun = False,
     overwrite: options.Overwrite = False,
-    accept_refused: Annotated[
-        bool, typer.Option("--accept-refused", help="Exit with 0, not 3, although some pairs were refused.")
-    ] = False,
+    accept_refused: options.AcceptRefused = False,
 ) -> None:
     """Check pairs and labels and write the case table."""
     from pentad.core.config import load_params
@@ -47,13 +44,13 @@ def prepare(
 
 @app.command()
 def train(
-    table: Table,
+    table: options.CaseTable,
     model: Annotated[str, typer.Option(help="Name of a model; see pentad remote-sensing models list.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
-    run: Annotated[Path, typer.Option(help="Folder for checkpoints and the history.")],
+    out: options.NewBundle,
+    run: options.RunFolder,
     params: options.Params = Path("params.yaml"),
     override: options.Override = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --run, if there is one.")] = False,
+    resume: options.GoOn = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Train a model and write its bundle."""
@@ -64,7 +61,7 @@ def train(
 
 @app.command()
 def evaluate(
-    table: Table,
+    table: options.CaseTable,
     model: Model,
     out: options.Out,
     split: options.Split = "test",
@@ -81,10 +78,11 @@ def evaluate(
 
 
 @app.command()
+@options.of_batch_run
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Before and after; or a folder of pairs; or a case table.")],
-    out: options.Out,
     model: Model,
+    batch: options.Batch,
     split: options.Split = "",
     params: Annotated[
         Path | None, typer.Option(help="A params.yaml with the threshold (evaluate) and the polygons (predict).")
@@ -94,49 +92,21 @@ def predict(
         bool, typer.Option("--unplaced", help="Accept rasters that do not say where they lie.")
     ] = False,
     device: options.Device = "auto",
-    run: options.Run = "",
-    resume: options.Resume = "",
-    overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
-    workers: options.Workers = 1,
-    engine: options.Engine = "local",
-    shard: options.Shard = "1/1",
-    strict: options.Strict = False,
-    max_failures: options.MaxFailures = 0,
-    case_timeout: options.CaseTimeout = 0.0,
-    json_lines: options.Json = False,
-    quiet: options.Quiet = False,
 ) -> None:
     """Map the change in every pair; one bad pair never stops the rest."""
-    from pentad.core.batch import BatchOptions
     from pentad.remote_sensing.infer import PredictRequest, predict
 
-    batch = BatchOptions(
-        out=out,
-        run=run,
-        resume=resume,
-        overwrite=overwrite,
-        workers=workers,
-        engine=engine,
-        shard=shard,
-        strict=strict,
-        max_failures=max_failures,
-        case_timeout=case_timeout,
-        quiet=quiet,
-        json_lines=json_lines,
-    )
     request = PredictRequest(tuple(inputs), model, split, params, warp, unplaced, device)
     raise typer.Exit(predict(request, batch, only_say=dry_run))
 
 
 @app.command()
 def report(
-    table: Table,
-    evaluations: Annotated[
-        list[Path], typer.Argument(help="Folders written by evaluate, the model of interest first.")
-    ],
+    table: options.CaseTable,
+    evaluations: options.Evaluations,
     out: options.Out,
-    predictions: Annotated[Path | None, typer.Option(help="Run folder of predict, to check what shipped.")] = None,
+    predictions: options.Predictions = None,
 ) -> None:
     """Put models side by side with paired differences, and write the page."""
     from pentad.remote_sensing.report import report

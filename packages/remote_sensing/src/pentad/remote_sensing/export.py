@@ -16,19 +16,8 @@ from torch import Tensor, nn
 
 from pentad.core.bundle import CARD, Bundle, load_bundle
 from pentad.core.config import from_mapping
-from pentad.core.export import (
-    ONNX,
-    REPORT,
-    TOLERANCE,
-    check_format,
-    check_libraries,
-    compare,
-    export_folder,
-    exporter,
-)
-from pentad.core.files import write_json
+from pentad.core.export import TOLERANCE, compare, exporter, new_export, write_onnx, write_report
 from pentad.core.layers.selective_scan import preferred_backend
-from pentad.core.run import provenance
 from pentad.remote_sensing.models import MODELS
 from pentad.remote_sensing.predict import Settings
 from pentad.remote_sensing.tasks import heads_of
@@ -54,9 +43,7 @@ def export(
         UsageError: Unknown format, a missing library, or a target that is taken.
         ModelError: There is no such bundle, its model cannot be written so, or gives other numbers there.
     """
-    check_format(kind, FORMATS)
-    check_libraries(ONNX, "pip install 'pentad-remote-sensing[onnx]'")
-    with export_folder(out, overwrite=overwrite) as folder:
+    with new_export(out, kind, FORMATS, "remote_sensing", overwrite=overwrite) as folder:
         bundle = load_bundle(source, "remote_sensing", {name: cls for name, (_, cls) in MODELS.items()})
         settings = from_mapping(Settings, bundle.settings, source)
         side = side or settings.tiles.side
@@ -68,17 +55,13 @@ def export(
         wanted = [output for pair in pairs for output in _run(bundle.model, pair)]
         near = compare(found, wanted, where=bundle.folder, tolerance=tolerance)
         shutil.copyfile(bundle.folder / CARD, folder / CARD)
-        report = {
-            "format": kind,
-            "model": bundle.name,
+        about = {
             "input_shape": list(pairs[0][0].shape),
             **near,
             "compared_on": f"{len(pairs)} generated pairs, float32, CPU",
             "settings": settings.to_mapping(),
-            "licences": bundle.licences,
-            "provenance": provenance("remote_sensing", model=bundle.digest),
         }
-        write_json(folder / REPORT, report)
+        write_report(folder, bundle, kind, "remote_sensing", about)
     return f"{out}: largest error {near['largest_error']:.1e}, classes agree in {near['agreement']:.2%} of pixels"
 
 
@@ -89,27 +72,14 @@ def _run(model: nn.Module, pair: Tensor) -> Outputs:
 
 def _write(bundle: Bundle, pair: Tensor, folder: Path) -> Callable[[Tensor], Outputs]:
     """Write ``model.onnx`` and return what runs it."""
-    import onnxruntime
-
     names = [f"logits_{number}" for number in range(len(_run(bundle.model, pair)))]
     # ONNX has no scan of ours; the doubling one is written in plain operations.
-    with torch.inference_mode(), preferred_backend("doubling"):
-        program = torch.onnx.export(
+    with preferred_backend("doubling"):
+        run = write_onnx(
             bundle.model,
-            (pair[0], pair[1]),
-            input_names=["before", "after"],
-            output_names=names,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
+            {"before": pair[0], "after": pair[1]},
+            names,
+            folder,
+            told={"model": bundle.name, "digest": bundle.digest},
         )
-    if program is None:
-        raise RuntimeError("no program")
-    program.save(str(folder / "model.onnx"))
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-
-    def again(pair: Tensor) -> Outputs:
-        found: Outputs = session.run(names, {"before": pair[0].numpy(), "after": pair[1].numpy()})
-        return found
-
-    return again
+    return lambda pair: run(*pair)

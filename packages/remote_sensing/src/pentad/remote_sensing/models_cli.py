@@ -27,8 +27,8 @@ def list_models(json_lines: options.Json = False) -> None:
 
 @app.command("show")
 def show_model(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
-    json_lines: Annotated[bool, typer.Option("--json", help="Write it as JSON, with settings and provenance.")] = False,
+    bundle: options.BundleFolder,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show what a bundle is: task, maps, classes, input, licences of code, weights and data, parameters, digest."""
     import json
@@ -36,15 +36,15 @@ def show_model(
     from pentad.remote_sensing.catalogue import as_text, describe
 
     told = describe(bundle)
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if json_lines else as_text(told))
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else as_text(told))
 
 
 @app.command("import")
 def import_model(
     checkpoint: Annotated[Path, typer.Argument(help="Weights of the published code, .pth or .safetensors.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle to write.")],
+    out: options.NewBundle,
     side: Annotated[int, typer.Option(min=32, help="Rows and columns of the windows to predict with.")] = 256,
-    licence: Annotated[str, typer.Option(help="Licence of the weights, in words.")] = "not stated",
+    licence: options.Licence = "not stated",
     overwrite: options.Overwrite = False,
 ) -> None:
     """Turn a published checkpoint into a bundle that predict takes; every tensor must fit, and no code is run."""
@@ -55,13 +55,11 @@ def import_model(
 
 @app.command("export")
 def export_model(
-    bundle: Annotated[str, typer.Argument(help="Folder of a bundle, or OWNER/NAME on the hub.")],
+    bundle: options.AnyBundle,
     out: options.Out,
     kind: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
     side: Annotated[int, typer.Option(min=0, help="Rows and columns of the window; 0 takes the bundle's own.")] = 0,
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest error allowed, as a share of the largest logit.")
-    ] = 1e-4,
+    tolerance: options.Tolerance = 1e-4,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write a bundle in another project's format; refused unless it gives the same numbers there."""
