@@ -14,7 +14,6 @@ from torch import Tensor, distributed, nn
 from pentad.audio.dataset import AugmentConfig
 from pentad.audio.losses import sound_loss
 from pentad.audio.models.scores import Scores
-from pentad.core.processes import processes, together
 from pentad.medical.losses import dice_ce_loss
 from pentad.nlp.losses import classification_loss
 from pentad.point_clouds.grid import GridConfig, MapGrid
@@ -120,11 +119,6 @@ def test_the_mean_of_two_processes_is_the_loss_of_the_whole_batch(name, shares):
     halves = [values_and_slopes(part)[name] for part in (slice(0, 2), slice(2, SAMPLES))]
     alone = [sum(pair) / 2 for pair in zip(*halves, strict=True)]
     assert alone != pytest.approx(whole, rel=1e-3)
-
-
-def test_one_process_counts_for_itself():
-    count = torch.tensor(3)
-    assert (processes(), together(count) is count) == (1, True)
 
 
 def test_the_lovasz_surface_is_each_process_s_own():

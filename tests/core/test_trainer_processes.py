@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 
 from pentad.core.bundle import PublishedModel, save_bundle
 from pentad.core.errors import UsageError
+from pentad.core.processes import processes, together
 from pentad.core.trainer import fit
 
 # Float32 sums in another order, over 40 steps of AdamW.
@@ -76,6 +78,14 @@ def test_only_the_first_process_writes_and_losses_are_those_of_all_samples(both)
     assert len(state["random"]) == 2  # each process goes on with its own draws
 
 
+def test_counts_are_summed_over_the_processes_and_stay_as_they_are_in_each(both):
+    first, second = (json.loads((both[0] / f"counted-{rank}.json").read_text()) for rank in "01")
+    assert first == {"processes": 2, "together": [2, 1], "share": [1, 0]}
+    assert second == {"processes": 2, "together": [2, 1], "share": [1, 1]}
+    alone = torch.tensor([1, 1])
+    assert (processes(), together(alone) is alone) == (1, True)
+
+
 def test_a_run_of_two_processes_is_not_resumed_by_one(both):
     with pytest.raises(UsageError, match=r"PTD-231 .*begun with processes 2, not 1"):
         train(both[0], batch_size=4, resume=True)
@@ -84,3 +94,6 @@ def test_a_run_of_two_processes_is_not_resumed_by_one(both):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     train(Path(sys.argv[1]), batch_size=4)
+    share = torch.tensor([1, int(os.environ["RANK"])])
+    counted = {"processes": processes(), "together": together(share).tolist(), "share": share.tolist()}
+    Path(sys.argv[1], f"counted-{os.environ['RANK']}.json").write_text(json.dumps(counted))

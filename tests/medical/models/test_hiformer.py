@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pentad.core.checkpoint import load_strict
+from pentad.core.checkpoint import find_aliases, load_strict
 from pentad.core.errors import ModelError
 from pentad.medical.losses import segmentation_loss
 from pentad.medical.models import config_for
 from pentad.medical.models.hiformer import (
+    DUPLICATES,
     HiFormer,
     HiFormerConfig,
     config_from_official,
@@ -20,7 +21,6 @@ from pentad.medical.models.hiformer import (
     hiformer_b,
     hiformer_l,
     hiformer_s,
-    official_aliases,
     official_state,
     resized,
 )
@@ -83,7 +83,7 @@ def test_the_file_of_the_base_size_is_its_preset():
 
 def test_the_second_names_of_tensors_are_those_of_the_published_checkpoint():
     names = [*SPEC["tensors"], *SPEC["aliases"], *SPEC["integer_buffers"]]
-    assert official_aliases(names) == SPEC["aliases"]
+    assert find_aliases(names, DUPLICATES) == SPEC["aliases"]
 
 
 def test_the_published_key_list_loads_strictly():

@@ -5,7 +5,6 @@ The bytes are a pure function of this code (see :mod:`pentad.audio.sounds`), so 
 
 from __future__ import annotations
 
-import shutil
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,29 +65,19 @@ class Clip:
 
 
 def write(root: Path) -> None:
-    """Write everything to ``root/audio/sounds``, replacing what is there; the bytes are the same on every machine.
-
-    The new folder takes the old one's place only when it is complete.
+    """Write everything to ``root/audio/sounds``, which is empty yet; the bytes are the same on every machine.
 
     Args:
         root: The data folder.
     """
-    target = root / "audio" / "sounds"
-    partial = target.with_name(".part-sounds")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        _write_clips(partial)
-        _write_recordings(partial)
-        count = FOLDS * (len(SOUNDS) * _SINGLE + _MIXED)
-        text = _README.format(clips=count, seconds=SECONDS, folds=FOLDS, classes=", ".join(SOUNDS))
-        write_text(partial / "README.md", text)
-        statement = {"name": "Generated environmental sounds", "synthetic": True, "licence": "CC0-1.0"}
-        write_json(partial / "dataset.json", statement)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    folder = root / "audio" / "sounds"
+    _write_clips(folder)
+    _write_recordings(folder)
+    count = FOLDS * (len(SOUNDS) * _SINGLE + _MIXED)
+    text = _README.format(clips=count, seconds=SECONDS, folds=FOLDS, classes=", ".join(SOUNDS))
+    write_text(folder / "README.md", text)
+    statement = {"name": "Generated environmental sounds", "synthetic": True, "licence": "CC0-1.0"}
+    write_json(folder / "dataset.json", statement)
 
 
 def _write_clips(folder: Path) -> None:

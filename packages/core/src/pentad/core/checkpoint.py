@@ -123,6 +123,23 @@ def _new_name(name: str, rules: Iterable[tuple[re.Pattern[str], str | None]]) ->
     return name
 
 
+def find_aliases(names: Iterable[str], rules: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return those of the tensor names that any rule changes, with the name that all rules give, as second names.
+
+    Args:
+        names: As published.
+        rules: Regular expressions and what replaces their matches, each applied to what the one before left.
+    """
+    found = {}
+    for name in names:
+        target = name
+        for pattern, replacement in rules:
+            target = re.sub(pattern, replacement, target)
+        if target != name:
+            found[name] = target
+    return found
+
+
 def resolve_aliases(state: Mapping[str, Tensor], aliases: Mapping[str, str]) -> dict[str, Tensor]:
     """Return the tensors without their second names, where a checkpoint stores one tensor under two.
 

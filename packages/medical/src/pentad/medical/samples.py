@@ -5,7 +5,6 @@ The bytes are a pure function of this code (see :mod:`pentad.medical.shapes`), s
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,28 +124,16 @@ SCANS = {f"liver-{number:03d}": _scan(number, row) for number, row in enumerate(
 
 
 def write(root: Path) -> None:
-    """Write every study to ``root/medical/liver``, replacing what is there; the bytes are the same on every machine.
-
-    The new folder takes the old one's place only when it is complete.
+    """Write every study to ``root/medical/liver``, which is empty yet; the bytes are the same on every machine.
 
     Args:
         root: The data folder.
     """
-    target = root / "medical" / "liver"
-    partial = target.with_name(".part-liver")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        for case in SCANS:
-            write_study(partial, case)
-        write_text(partial / "README.md", _README.format(count=len(SCANS)))
-        write_json(
-            partial / "dataset.json", {"name": "Synthetic abdominal CT", "synthetic": True, "licence": "CC0-1.0"}
-        )
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    folder = root / "medical" / "liver"
+    for case in SCANS:
+        write_study(folder, case)
+    write_text(folder / "README.md", _README.format(count=len(SCANS)))
+    write_json(folder / "dataset.json", {"name": "Synthetic abdominal CT", "synthetic": True, "licence": "CC0-1.0"})
 
 
 def write_study(folder: Path, case: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,25 +53,13 @@ Licence: CC0 1.0 (public domain dedication).
 
 
 def write(root: Path) -> None:
-    """Write both data sets below ``root/nlp``, replacing what is there; the bytes are the same on every machine.
+    """Write both data sets below ``root/nlp``, which is empty yet; the bytes are the same on every machine.
 
     Args:
         root: The data folder.
     """
-    _place(root / "nlp" / "entities", _write_entities)
-    _place(root / "nlp" / "posts", _write_posts)
-
-
-def _place(target: Path, writer: object) -> None:
-    part = target.with_name(f".part-{target.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        writer(part)  # type: ignore[operator]
-        if target.exists():
-            shutil.rmtree(target)
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    _write_entities(root / "nlp" / "entities")
+    _write_posts(root / "nlp" / "posts")
 
 
 def _write_entities(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +37,17 @@ Licence: CC0 1.0 (public domain dedication).
 
 
 def write(root: Path) -> None:
-    """Write every frame to ``root/point_clouds/streets``, replacing what is there; the same bytes anywhere.
+    """Write every frame to ``root/point_clouds/streets``, which is empty yet; the same bytes anywhere.
 
     Args:
         root: The data folder.
     """
-    target = root / "point_clouds" / "streets"
-    partial = target.with_name(".part-streets")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        for number in range(1, COUNT + 1):
-            write_frame(partial, number)
-        write_text(partial / "README.md", _README)
-        about = {"name": "Simulated streets", "synthetic": True, "licence": "CC0-1.0"}
-        write_json(partial / "dataset.json", about)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    folder = root / "point_clouds" / "streets"
+    for number in range(1, COUNT + 1):
+        write_frame(folder, number)
+    write_text(folder / "README.md", _README)
+    about = {"name": "Simulated streets", "synthetic": True, "licence": "CC0-1.0"}
+    write_json(folder / "dataset.json", about)
 
 
 def write_frame(folder: Path, number: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import shutil
 from pathlib import Path
 
 from pentad.core.files import atomic, write_json, write_text
@@ -34,27 +33,19 @@ Licence: CC0 1.0 (public domain dedication).
 
 
 def write(root: Path) -> None:
-    """Write every scene to ``root/remote_sensing/building_change``, replacing what is there; the same bytes anywhere.
+    """Write every scene to ``root/remote_sensing/building_change``, which is empty yet; the same bytes anywhere.
 
     Args:
         root: The data folder.
     """
-    target = root / "remote_sensing" / "building_change"
-    partial = target.with_name(".part-building_change")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        for number in range(1, COUNT + 1):
-            write_scene(partial, number)
-        rows = ["id,before,after,group", *(",".join(_row(number)) for number in range(1, COUNT + 1))]
-        write_text(partial / "scenes.csv", "\n".join(rows) + "\n")
-        write_text(partial / "README.md", _README)
-        about = {"name": "Synthetic building change", "synthetic": True, "licence": "CC0-1.0"}
-        write_json(partial / "dataset.json", about)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    folder = root / "remote_sensing" / "building_change"
+    for number in range(1, COUNT + 1):
+        write_scene(folder, number)
+    rows = ["id,before,after,group", *(",".join(_row(number)) for number in range(1, COUNT + 1))]
+    write_text(folder / "scenes.csv", "\n".join(rows) + "\n")
+    write_text(folder / "README.md", _README)
+    about = {"name": "Synthetic building change", "synthetic": True, "licence": "CC0-1.0"}
+    write_json(folder / "dataset.json", about)
 
 
 def _row(number: int) -> tuple[str, str, str, str]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pentad.core.bundle import PublishedModel
-from pentad.core.checkpoint import rename, resolve_aliases
+from pentad.core.checkpoint import find_aliases, rename, resolve_aliases
 from pentad.core.errors import ModelError
 from pentad.core.layers.window_attention import Mlp, PatchMerging, drop_path_rates, initialise, swin_blocks
 from pentad.medical.models.swin_unet import as_channels, official_windows, padded
@@ -499,18 +499,6 @@ RULES: list[tuple[str, str | None]] = [
 ]
 
 
-def official_aliases(names: Sequence[str]) -> dict[str, str]:
-    """Return those of the published tensor names that repeat another tensor, with that tensor's name."""
-    aliases = {}
-    for name in names:
-        target = name
-        for pattern, replacement in DUPLICATES:
-            target = re.sub(pattern, replacement, target)
-        if target != name:
-            aliases[name] = target
-    return aliases
-
-
 def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a published checkpoint's tensors by our names, each once.
 
@@ -518,7 +506,7 @@ def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ModelError: Two names of one tensor disagree.
     """
     plain = rename(state, [(r"^module\.", "")])
-    return rename(resolve_aliases(plain, official_aliases(list(plain))), RULES)
+    return rename(resolve_aliases(plain, find_aliases(plain, DUPLICATES)), RULES)
 
 
 def config_from_official(settings: Mapping[str, Any], fusion: Fusion = "dropped") -> HiFormerConfig:

@@ -15,7 +15,6 @@ work too (equal where they do); the Mamba layer turns bfloat16 as well as float1
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pentad.core.bundle import PublishedModel
-from pentad.core.checkpoint import rename, resolve_aliases
+from pentad.core.checkpoint import find_aliases, rename, resolve_aliases
 from pentad.core.errors import ModelError
 from pentad.core.layers.mamba import Mamba
 from pentad.medical.models.convolution import CONVOLUTION
@@ -403,18 +402,6 @@ DUPLICATES = [
 ]
 
 
-def official_aliases(names: Iterable[str]) -> dict[str, str]:
-    """Return those of the published tensor names that repeat another tensor, with that tensor's name."""
-    aliases = {}
-    for name in names:
-        target = name
-        for pattern, replacement in DUPLICATES:
-            target = re.sub(pattern, replacement, target)
-        if target != name:
-            aliases[name] = target
-    return aliases
-
-
 def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a published checkpoint's tensors by our names, each once.
 
@@ -429,7 +416,7 @@ def official_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             "take weights trained with the later version",
         )
     renamed = rename(state, PREFIX)
-    return resolve_aliases(renamed, official_aliases(renamed))
+    return resolve_aliases(renamed, find_aliases(renamed, DUPLICATES))
 
 
 def config_from_official(plan: Mapping[str, Any], *, deep_supervision: bool = True) -> UMambaConfig:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from pentad.core.errors import ModelError
 from pentad.core.layers.cross_scan import ROUTES, cross_selective_scan
+from pentad.core.layers.window_attention import Mlp
 
 _STEP_RANGE = (1e-3, 1e-1)
 _STEP_FLOOR = 1e-4
@@ -125,20 +126,6 @@ class SS2D(nn.Module):
         A = -torch.exp(self.A_logs.float() if self.A_logs.dtype != torch.float64 else self.A_logs)
         y = cross_selective_scan(x, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, A, self.Ds)
         out: Tensor = self.out_proj(self.out_norm(y.permute(0, 2, 3, 1)))
-        return out
-
-
-class Mlp(nn.Module):
-    """Two linear layers around a GELU, on the last axis."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output for ``x`` (…, c)."""
-        out: Tensor = self.fc2(functional.gelu(self.fc1(x)))
         return out
 
 
