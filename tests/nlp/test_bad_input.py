@@ -91,6 +91,17 @@ def test_texts_on_two_sides_of_a_split_are_told_and_dropped_where_asked(tmp_path
     assert (told["splits"], told["dropped"]) == (["test", "train"], True)
 
 
+def test_a_label_that_yaml_takes_for_a_number_or_a_truth_value_is_told_to_be_put_in_quotes(tmp_path):
+    (tmp_path / "raw.csv").write_text("text,label\na,OFF\n")
+    for labels in ("OFF: OFFN", '"OFF": OFF', "1: OFFN"):
+        (tmp_path / "params.yaml").write_text(f"prepare: {{task: classes, labels: {{{labels}}}}}\n")
+        places = ("-o", tmp_path / "out", "--params", tmp_path / "params.yaml")
+        done = call("nlp", "prepare", tmp_path / "raw.csv", *places)
+        assert done.code == 2
+        assert "PTD-214" in done.sentence()
+        assert "put it in quotes" in done.sentence()
+
+
 def test_nothing_usable_is_one_sentence_with_the_first_reason(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "a.csv").write_text("text,label\n,NOT\n")

@@ -102,6 +102,7 @@ def test_what_cannot_be_read_is_said_line_by_line_and_the_rest_goes_on(tmp_path,
     (tmp_path / "in" / "c.parquet").write_bytes(b"PAR1")
     (tmp_path / "in" / "d.txt").write_bytes("a\n".encode("utf-16"))
     (tmp_path / "in" / "e.txt").write_text("\n\n")
+    (tmp_path / "in" / "f.csv").write_text("text,text\na,b\n")
     done = predict(classified / "bundles" / "char_tfidf", tmp_path / "out", tmp_path / "in")
     assert done.code == 3
     found = lines(tmp_path / "out" / "r")
@@ -115,9 +116,18 @@ def test_what_cannot_be_read_is_said_line_by_line_and_the_rest_goes_on(tmp_path,
     assert rows["c.parquet"] == ("rejected", "PTD-799")
     assert rows["e.txt"] == ("rejected", "PTD-800")
     assert rows["d.txt"] == ("rejected", "PTD-766")
+    assert rows["f.csv-000001"] == ("failed", "PTD-816")
 
 
-def test_a_quote_without_its_pair_does_not_swallow_a_huge_file(tmp_path, monkeypatch):
+def test_a_quote_without_its_pair_does_not_swallow_a_huge_file(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text\n"never closed\n' + ("x" * 999 + "\n") * 68_000)
+    cases, refused = find_chunks([path], StreamConfig())
+    assert (cases, [item.code for item in refused]) == ([], ["PTD-801"])
+    assert len(find_chunks([path], StreamConfig(quoting=False))[0]) > 60
+
+
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("pentad.nlp.reading.MAX_LINE_BYTES", 1000)
     (tmp_path / "a.txt").write_text("x" * 5000 + "\nshort\n")
     cases, refused = find_chunks([tmp_path / "a.txt"], StreamConfig())
@@ -250,6 +260,7 @@ def test_a_missing_tokenizer_is_one_sentence(tmp_path, classified):
 
 def test_a_dry_run_writes_nothing_and_names_the_pieces(tmp_path, classified):
     (tmp_path / "a.txt").write_text("x\n")
-    done = predict(classified / "bundles" / "char_tfidf", tmp_path / "out", tmp_path / "a.txt", dry_run="")
-    assert "a.txt-000001" in done.out or done.code == 2
+    model = classified / "bundles" / "char_tfidf"
+    done = call("nlp", "predict", tmp_path / "a.txt", "-o", tmp_path / "out", "--model", model, "--dry-run")
+    assert (done.code, "would process a.txt-000001" in done.out) == (0, True)
     assert not (tmp_path / "out").exists()

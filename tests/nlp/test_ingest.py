@@ -63,6 +63,12 @@ def test_the_layout_of_mahaner_and_blank_lines_give_the_same_sentences(tmp_path)
         ("no.xlsx", b"PK", "PTD-776", 0),
         ("cut.csv.gz", gzip.compress(b"text,label\na,NOT\n", mtime=0)[:-4], "PTD-767", 0),
         ("words.conll", b"a\tB-X\n", "PTD-781", 0),
+        ("header.csv", b"text,label\n", "PTD-800", 0),
+        ("nothing.jsonl", b"", "PTD-800", 0),
+        ("twice.csv", b"text,text,label\na,b,NOT\n", "PTD-816", 0),
+        ("object.jsonl", b'{"text": {"a": 1}, "label": "NOT"}\n', "PTD-815", 0),
+        ("half.jsonl", b'{"text": "\\ud800 x", "label": "NOT"}\n', "PTD-815", 0),
+        ("number.jsonl", b'{"text": NaN, "label": "NOT"}\n', "PTD-773", 0),
         ("long.jsonl", json.dumps({"text": "x" * 1_000_001, "label": "NOT"}).encode(), "PTD-760", 0),
     ],
 )
@@ -96,6 +102,19 @@ def test_a_label_that_is_not_named_is_refused(tmp_path):
     assert texts(tmp_path, config) == ([("a", "none")], ["PTD-771"])
 
 
+def test_texts_without_a_label_at_their_level_are_left_out_and_counted(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "olid.tsv").write_text("tweet\tsubtask_b\nfirst one\tTIN\nsecond\tNULL\nthird\t\nfourth\tUNT\nfifth\tTIM\n")
+    config = PrepareConfig(
+        "classes", text="tweet", label="subtask_b", labels={"TIN": "TIN", "UNT": "UNT"}, absent=("NULL", "")
+    )
+    done = prepare(raw, tmp_path / "out", config)
+    assert done.text.startswith("2 documents")
+    assert "2 without a label left out" in done.text
+    assert done.refused == 1
+
+
 def test_near_duplicates_across_splits_are_reported_and_dropped_from_training_on_demand(tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -113,6 +132,15 @@ def test_files_go_to_the_splits_that_their_names_say(tmp_path):
         (tmp_path / name).write_text("a\tO\n")
     documents, _ = read_documents(tmp_path, ENTITIES)
     assert [document.split for document in documents] == ["val", "test", "train", "val"]
+
+
+def test_files_of_other_formats_and_links_to_nowhere_are_named(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text("text,label\na,NOT\n")
+    (tmp_path / "scan.pdf").write_bytes(b"%PDF")
+    (tmp_path / "README.md").write_text("what this is")
+    (tmp_path / "gone.csv").symlink_to(tmp_path / "nowhere.csv")
+    assert texts(tmp_path) == ([("a", "NOT")], ["PTD-767"])
+    assert [record.getMessage() for record in caplog.records] == ["left out, of another format: scan.pdf"]
 
 
 def test_a_limit_takes_so_many_of_a_split(tmp_path):

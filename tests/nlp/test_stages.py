@@ -77,6 +77,26 @@ def test_a_model_of_the_other_task_is_refused_before_anything_starts(classified,
     assert "finds entities" in done.sentence()
 
 
+def test_a_harmful_class_that_does_not_exist_names_the_nearest_before_anything_is_scored(classified, tmp_path):
+    table = classified / "prepared" / "cases.jsonl"
+    places = ("--model", classified / "bundles" / "char_tfidf", "-o", tmp_path / "e")
+    done = call("nlp", "evaluate", table, *places, "--params", classified / "params.yaml", "--set", "harmful=[HAT]")
+    assert (done.code, done.sentence()[:7]) == (2, "PTD-814")
+    assert "did you mean 'HATE'" in done.sentence()
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("model", ["char_tfidf", "bert_cnn"])
+def test_documents_of_one_class_alone_are_nothing_to_train_on(classified, tmp_path, model):
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"post number {n},NOT\n" for n in range(9)))
+    settings = ("--params", classified / "params.yaml")
+    assert call("nlp", "prepare", tmp_path / "train.csv", "-o", tmp_path / "p", *settings).code == 0
+    places = ("-o", tmp_path / "b", "--run", tmp_path / "r")
+    done = call("nlp", "train", tmp_path / "p" / "cases.jsonl", "--model", model, *places, *settings)
+    assert (done.code, done.sentence()[:7]) == (2, "PTD-817")
+    assert "'NOT' alone" in done.sentence()
+
+
 def test_an_empty_split_is_said(classified, tmp_path):
     table = classified / "prepared" / "cases.jsonl"
     model = classified / "bundles" / "char_tfidf"

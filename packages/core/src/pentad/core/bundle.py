@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_type_hints
@@ -28,6 +28,7 @@ WEIGHTS, CONFIG, MANIFEST, CARD = "model.safetensors", "config.json", "bundle.js
 LICENCES = ("code", "weights", "data")
 TERMS = "## Licences"
 """Heading of the card's last section, which states what `bundle.json` does."""
+_DOWNLOADED = (WEIGHTS, "*.json", CARD)
 _FIELDS = {"format", "domain", "model", "settings", "files", "provenance", "licences", "digest"}
 M = TypeVar("M", bound=nn.Module)
 
@@ -244,10 +245,16 @@ def bundle_folder(source: str | Path, *, offline: bool = False) -> Path:
     Raises:
         ModelError: There is no such folder, and no such model on the hub.
     """
-    if Path(source).exists():
-        return _find(str(source), offline=offline, revision=None)
-    name, _, revision = str(source).partition("@")
-    return _find(name, offline=offline, revision=revision or None)
+    return _fetched(source, offline, _DOWNLOADED)
+
+
+def peek_manifest(source: str | Path, *, offline: bool = False) -> dict[str, Any]:
+    """Return what a bundle says of itself, as `read_manifest` does; of one on the hub nothing else is fetched.
+
+    Raises:
+        ModelError: There is no such bundle.
+    """
+    return read_manifest(_fetched(source, offline, [MANIFEST]))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -289,7 +296,14 @@ def _checked_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _find(source: str, *, offline: bool, revision: str | None) -> Path:
+def _fetched(source: str | Path, offline: bool, wanted: Sequence[str]) -> Path:
+    if Path(source).exists():
+        return _find(str(source), offline=offline, revision=None, wanted=wanted)
+    name, _, revision = str(source).partition("@")
+    return _find(name, offline=offline, revision=revision or None, wanted=wanted)
+
+
+def _find(source: str, *, offline: bool, revision: str | None, wanted: Sequence[str] = _DOWNLOADED) -> Path:
     folder = Path(source)
     if folder.is_dir():
         return folder
@@ -297,7 +311,7 @@ def _find(source: str, *, offline: bool, revision: str | None) -> Path:
         raise ModelError("PTD-500", "no such folder", "give the folder of a bundle, or OWNER/NAME on the hub", source)
     try:
         found = huggingface_hub.snapshot_download(
-            source, revision=revision, allow_patterns=[WEIGHTS, "*.json", CARD], local_files_only=offline
+            source, revision=revision, allow_patterns=list(wanted), local_files_only=offline
         )
     except Exception as error:  # the client passes on whatever its transport raises
         log.debug("cannot fetch %s", source, exc_info=True)

@@ -79,7 +79,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         problem = f"{name} {first['msg']}, not {first.get('input')!r}" if name else str(first["msg"])
-        raise UsageError("PTD-214", problem.rstrip("."), "correct the setting", where) from None
+        remedy = "correct the setting"
+        if first["type"] == "string_type":  # YAML takes 0 for a number and OFF for a truth value
+            problem = problem.replace("[key] ", "the name before the colon: ")
+            remedy = "put it in quotes, or correct the setting"
+        raise UsageError("PTD-214", problem.rstrip("."), remedy, where) from None
 
 
 def _field_types(cls: Any) -> dict[str, Any]:

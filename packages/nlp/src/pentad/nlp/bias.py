@@ -15,12 +15,12 @@ They are summarised by the generalised power mean with p = -5, which leans towar
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from pentad.core.evaluation import to_entry
@@ -50,8 +50,10 @@ def members(texts: Sequence[str], words: Sequence[str]) -> NDArray[np.bool_]:
     return np.array([bool(pattern.search(text)) for text in texts], dtype=bool)
 
 
-def _pattern(words: Sequence[str]) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})", re.IGNORECASE)
+def _pattern(words: Sequence[str]) -> regex.Pattern[str]:
+    # A vowel sign is part of a word, as the standard library's \w does not know.
+    either = "|".join(map(regex.escape, sorted(words, key=len, reverse=True)))
+    return regex.compile(rf"(?<![\p{{L}}\p{{M}}\p{{N}}_])(?:{either})", regex.IGNORECASE)
 
 
 def power_mean(values: Sequence[float], power: float = POWER) -> float:
@@ -152,5 +154,5 @@ def swap_test(
     }
 
 
-def _swapped(text: str, anything: re.Pattern[str], word: str) -> str:
-    return anything.sub(lambda _: word, text)
+def _swapped(text: str, anything: regex.Pattern[str], word: str) -> str:
+    return str(anything.sub(lambda _: word, text))

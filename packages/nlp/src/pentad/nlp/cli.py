@@ -19,6 +19,9 @@ models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The 
 app.add_typer(models_app, name="models")
 
 Model = Annotated[str, typer.Option(help="Bundle folder, or OWNER/NAME on the hub.")]
+Commercial = Annotated[
+    bool, typer.Option("--commercial-only", help="Refuse what has no licence that allows commercial use.")
+]
 
 
 @app.command()
@@ -52,11 +55,13 @@ def train(
     resume: options.GoOn = False,
     overwrite: options.Overwrite = False,
     offline: options.Offline = False,
+    commercial_only: Commercial = False,
 ) -> None:
     """Train a model, calibrate it and write its bundle."""
     from pentad.nlp.train import TrainRequest, train
 
-    typer.echo(train(TrainRequest(table, model, out, run, params, tuple(override), resume, overwrite, offline)))
+    request = TrainRequest(table, model, out, run, params, tuple(override), resume, overwrite, offline, commercial_only)
+    typer.echo(train(request))
 
 
 @app.command()
@@ -98,6 +103,7 @@ def predict(
     outputs: Annotated[str, typer.Option(help="What to write beside predictions.jsonl: page or nothing.")] = "page",
     device: options.Device = "auto",
     offline: options.Offline = False,
+    commercial_only: Commercial = False,
     split: options.Split = "",
     dry_run: options.DryRun = False,
 ) -> None:
@@ -109,7 +115,7 @@ def predict(
     from pentad.nlp.streams import StreamConfig
 
     stream = StreamConfig(text=text, quoting=quoting, whole=whole, chunk_bytes=chunk_kib * 1024)
-    request = PredictRequest(tuple(inputs), model, stream, outputs, device, offline, split)
+    request = PredictRequest(tuple(inputs), model, stream, outputs, device, offline, split, commercial_only)
     if check_filter(inputs, batch.out, kind):
         raise typer.Exit(answer(request, kind, sys.stdin.buffer, sys.stdout))
     raise typer.Exit(predict(request, batch, only_say=dry_run))
@@ -146,13 +152,13 @@ def list_models(
 
 
 @models_app.command("show")
-def show_model(bundle: options.BundleFolder) -> None:
+def show_model(bundle: options.AnyBundle, offline: options.Offline = False) -> None:
     """Show what a bundle says of itself as JSON: classes, settings, digest, licences of code, weights and data."""
     import json
 
-    from pentad.core.bundle import read_manifest
+    from pentad.core.bundle import peek_manifest
 
-    typer.echo(json.dumps(read_manifest(bundle), indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(peek_manifest(bundle, offline=offline), indent=2, ensure_ascii=False))
 
 
 @models_app.command("import")

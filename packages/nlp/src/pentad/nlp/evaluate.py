@@ -14,7 +14,7 @@ import numpy as np
 
 from pentad.core.cases import Case, data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
-from pentad.core.errors import CaseError, NoInputError
+from pentad.core.errors import CaseError, NoInputError, UsageError, nearest
 from pentad.core.evaluation import evaluate as evaluate_cases
 from pentad.core.evaluation import to_entry, write_results
 from pentad.core.files import digest_json, write_json
@@ -59,14 +59,17 @@ def evaluate(
     Raises:
         NoInputError: The split has no document.
         ModelError: The bundle cannot be used.
+        UsageError: ``harmful`` names what is no class.
     """
     config = load_params(params, "evaluate", EvaluateConfig, overrides)
     cases = read_cases(table, split)
     if not cases:
         raise NoInputError("PTD-797", f"no document of the split '{split}'", "name another split", table)
     predictor = load_predictor(model, device)
-    found, seconds = _predict(predictor, cases)
     entities = predictor.settings.task == "entities"
+    if not entities:
+        _harmful(predictor.settings.labels, config)  # before the long part
+    found, seconds = _predict(predictor, cases)
     kinds = [split_tag(name)[1] for name in predictor.settings.labels if name.startswith("B-")]
 
     def score(case: Case) -> Mapping[str, float]:
@@ -208,8 +211,11 @@ def _class_summary(table: Mapping[str, Any], labels: Sequence[str], config: Eval
 
 def _harmful(labels: Sequence[str], config: EvaluateConfig) -> list[str]:
     """The classes that count as harmful: those named, else all but the first."""
-    named = [name for name in labels if name in config.harmful]
-    return named or list(labels[1:])
+    for name in config.harmful:
+        if name not in labels:
+            problem = f"evaluate.harmful names '{name}', which is no class of the model{nearest(name, labels)}"
+            raise UsageError("PTD-814", problem, f"name some of {', '.join(labels)}")
+    return [name for name in labels if name in config.harmful] or list(labels[1:])
 
 
 def _word_confidence(

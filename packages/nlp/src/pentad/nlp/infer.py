@@ -15,11 +15,13 @@ from typing import Any, BinaryIO, TextIO
 
 from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, run_batch
 from pentad.core.batch.worklist import harmless
+from pentad.core.bundle import peek_manifest, read_manifest
 from pentad.core.cases import Case, Rejection, input_digest, read_cases
 from pentad.core.errors import CaseError, ModelError, NoInputError, UsageError
 from pentad.core.files import atomic, digest_json, write_text
 from pentad.core.run import code_version, provenance
 from pentad.nlp.documents import Document, from_case
+from pentad.nlp.licences import check_commerce
 from pentad.nlp.predict import Prediction
 from pentad.nlp.predictors import Predictor, load_predictor
 from pentad.nlp.streams import STDIN, StreamConfig, Unreadable, find_chunks, read_chunk, read_stream
@@ -43,6 +45,7 @@ class PredictRequest:
         device: auto, cpu, cuda or cuda:N.
         offline: Never ask the network for a model.
         split: Only this split of a case table.
+        commercial_only: Refuse a bundle whose weights' or data's licence does not allow commercial use.
     """
 
     inputs: tuple[Path, ...]
@@ -52,6 +55,7 @@ class PredictRequest:
     device: str = "auto"
     offline: bool = False
     split: str = ""
+    commercial_only: bool = False
 
 
 def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = False) -> int:
@@ -59,10 +63,11 @@ def predict(request: PredictRequest, options: BatchOptions, *, only_say: bool = 
 
     Raises:
         UsageError: An input, the options or the output folder cannot be used; nothing was started.
-        ModelError: There is no such bundle.
+        ModelError: There is no such bundle, or its licence is not what was asked for.
     """
     if request.outputs not in ("", "page"):
         raise UsageError("PTD-803", f"'{request.outputs}' is no output", "give page or nothing to --outputs")
+    _check_licences(request)
     config = digest_json({"stream": asdict(request.stream), "outputs": request.outputs})
     identity = {"model": _model_digest(request.model), "config": config, "code": code_version("nlp")["source"]}
     if [path.name for path in request.inputs] == ["cases.jsonl"]:
@@ -104,8 +109,9 @@ def answer(request: PredictRequest, kind: str, source: BinaryIO, sink: TextIO) -
         UsageError: The format is none.
         NoInputError: The stream holds no document.
         CaseError: A line or document is too long to go on.
-        ModelError: There is no such bundle.
+        ModelError: There is no such bundle, or its licence is not what was asked for.
     """
+    _check_licences(request)
     predictor = load_predictor(request.model, request.device, offline=request.offline)
     read = refused = 0
     for documents in read_stream(source, kind, request.stream):
@@ -120,6 +126,12 @@ def answer(request: PredictRequest, kind: str, source: BinaryIO, sink: TextIO) -
     return 3 if refused else 0
 
 
+def _check_licences(request: PredictRequest) -> None:
+    if request.commercial_only:
+        found = peek_manifest(request.model, offline=request.offline)["licences"]
+        check_commerce({what: str(found.get(what, "")) for what in ("data", "weights")}, request.model)
+
+
 def _from_table(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
     """The documents of a prepared table in one case, so that what ships can be compared with what was scored."""
     documents = [from_case(case) for case in read_cases(request.inputs[0], request.split)]
@@ -131,8 +143,6 @@ def _from_table(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
 def _model_digest(model: str) -> str:
     """The digest that `load_predictor` will find, read without loading weights; a hub id stands for itself."""
     if Path(model).exists():
-        from pentad.core.bundle import read_manifest
-
         return str(read_manifest(Path(model)).get("digest", ""))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
         raise ModelError("PTD-804", "no such bundle", "give a bundle's folder or OWNER/NAME", model)
@@ -152,7 +162,7 @@ def _read(predictor: Predictor, request: PredictRequest, config: str, case: Case
         first = next((item for item in documents if isinstance(item, Unreadable)), None)
         if first is None:
             raise CaseError("PTD-800", "there is no document in it", "leave it out", case.id)
-        raise CaseError(first.code, first.reason.rstrip(".").rpartition("; ")[0], "correct the file", first.id)
+        raise CaseError(first.code, first.problem, first.remedy, first.id)
     predictions = _predicted(predictor, readable)
     pairs = list(zip(readable, predictions, strict=True))
     found = {document.id: one for document, one in pairs}

@@ -21,7 +21,7 @@ from pentad.nlp.documents import Document, to_case
 from pentad.nlp.duplicates import find_overlaps
 from pentad.nlp.reading import find_files, kind_of, read_text
 from pentad.nlp.statement import Statement
-from pentad.nlp.tables import column, rows
+from pentad.nlp.tables import Row, column, rows
 from pentad.nlp.tags import SCHEMES, Scheme, split_tag
 from pentad.nlp.text import check_length
 
@@ -43,12 +43,15 @@ class PrepareConfig:
         group: Column whose values stay on one side of a split; empty for none.
         quoting: Whether quotes hold the fields of CSV and TSV together.
         labels: A label or entity type of the files to the one to learn; empty keeps them. One not named is unknown.
+        absent: Labels of texts that have none, as OLID's NULL in its levels B and C; they are left out and counted.
         scheme: Tagging scheme of the files.
         repair: Take an I that continues nothing for a begin instead of refusing the sentence.
         types: Entity types that are known; needed where tags lack the hyphen (MahaNER's BNEP).
         duplicates: What to do with training texts near to a scored one: report them, or drop them too.
         similarity: From which similarity on two texts count as near.
         limit: Split to how many of its documents to take, the first of a shuffled order; others are left out.
+        name: Of the data, where no dataset.json in the raw folder says it.
+        licence: Of the data, likewise; it is shown wherever they or what learned from them are.
     """
 
     task: Literal["entities", "classes"]
@@ -60,12 +63,15 @@ class PrepareConfig:
     group: str = ""
     quoting: bool = True
     labels: dict[str, str] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
     scheme: Scheme = "iob2"
     repair: bool = False
     types: tuple[str, ...] = ()
     duplicates: Literal["report", "drop"] = "report"
     similarity: float = 0.8
     limit: dict[str, int] = field(default_factory=dict)
+    name: str = ""
+    licence: str = ""
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES or not 0 < self.similarity <= 1:
@@ -99,11 +105,15 @@ def prepare(raw: Path, out: Path, config: PrepareConfig, *, dry_run: bool = Fals
     if not documents:
         first = f"; the first refusal: {refused[0].code} {refused[0].where}: {refused[0].reason}" if refused else ""
         raise NoInputError("PTD-779", f"no usable document{first}", "correct the files or prepare's settings", raw)
-    documents = _limited(_in_splits(documents, config), config)
+    labelled = [document for document in documents if config.task == "entities" or document.label]
+    absent = len(documents) - len(labelled)
+    documents = _limited(_in_splits(labelled, config), config)
     overlaps = find_overlaps(documents, config.similarity)
     dropped = {pair.other for pair in overlaps if pair.splits[1] == "train"} if config.duplicates == "drop" else set()
     documents = [document for document in documents if document.id not in dropped]
-    said = replace(raw_statement(raw, Statement), task=config.task, labels=tuple(_labels(documents, config)))
+    said = raw_statement(raw, Statement)
+    said = replace(said, name=config.name or said.name, licence=config.licence or said.licence)
+    said = replace(said, task=config.task, labels=tuple(_labels(documents, config)))
     if not dry_run:
         write_cases(out / "cases.jsonl", [to_case(document) for document in documents])
         write_rejections(out / "rejected.jsonl", refused)
@@ -113,11 +123,15 @@ def prepare(raw: Path, out: Path, config: PrepareConfig, *, dry_run: bool = Fals
     counts = Counter(document.split for document in documents)
     numbers = ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
     what = f"{len(overlaps)} near-duplicates across splits" + (f", {len(dropped)} dropped" if dropped else "")
+    what = (f"{absent} without a label left out, " if absent else "") + what
     return Prepared(len(refused), f"{len(documents)} documents ({numbers}), {len(refused)} refused, {what}")
 
 
 def read_documents(raw: Path, config: PrepareConfig) -> tuple[list[Document], list[Rejection]]:
-    """Return every labelled document below a folder with the split its file's name gives, and what was refused."""
+    """Return every document below a folder with the split its file's name gives, and what was refused.
+
+    Documents whose label is among `PrepareConfig.absent` carry none.
+    """
     documents: list[Document] = []
     refused: list[Rejection] = []
     names: Counter[str] = Counter()
@@ -126,12 +140,15 @@ def read_documents(raw: Path, config: PrepareConfig) -> tuple[list[Document], li
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.split(".")[0]).strip("-._") or "file"
         names[stem] += 1
         prefix = stem if names[stem] == 1 else f"{stem}-{names[stem]}"
+        before = len(documents) + len(refused)
         try:
             for found in _read_file(path, prefix, config):
                 if isinstance(found, CaseError):
                     refused.append(_rejection(found, path))
                 else:
                     documents.append(replace(found, split=split))
+            if len(documents) + len(refused) == before:
+                raise CaseError("PTD-800", "there is no document in it", "leave it out", path.name)
         except CaseError as error:
             refused.append(_rejection(error, path))
     return documents, refused
@@ -161,7 +178,8 @@ def _read_file(path: Path, prefix: str, config: PrepareConfig) -> Iterator[Docum
     kind = kind_of(path)
     if config.task == "entities":
         if kind not in ("conll", "tsv", "txt"):
-            raise CaseError("PTD-781", f"a {kind} file holds no tags by word", "give word-per-line files", path.name)
+            what = kind or path.suffix.lstrip(".") or "nameless"
+            raise CaseError("PTD-781", f"a {what} file holds no tags by word", "give word-per-line files", path.name)
         for number, block in enumerate(blocks(read_text(path)), 1):
             try:
                 document = to_document(block, f"{prefix}-{number:06d}", config.tags(), path.name)
@@ -169,20 +187,27 @@ def _read_file(path: Path, prefix: str, config: PrepareConfig) -> Iterator[Docum
             except CaseError as error:
                 yield error
         return
-    if kind in ("conll", "txt"):
-        raise CaseError("PTD-781", f"a {kind} file holds no labelled columns", "give a table", path.name)
+    if kind in ("conll", "txt", ""):
+        what = kind or path.suffix.lstrip(".") or "nameless"
+        raise CaseError("PTD-781", f"a {what} file holds no labelled columns", "give a table", path.name)
     for number, (where, row) in enumerate(rows(path, quoting=config.quoting), 1):
         try:
             if isinstance(row, CaseError):
                 raise row
-            label = column(row, config.label, where)
+            label = _label(row, config, where)
             text = column(row, config.text, where)
             check_length(text, where)
             group = column(row, config.group, where) if config.group else ""
-            document = Document(f"{prefix}-{number:06d}", text, label=_known(label, config.labels, where), group=group)
-            yield document
+            yield Document(f"{prefix}-{number:06d}", text, label=label, group=group)
         except CaseError as error:
             yield error
+
+
+def _label(row: Row, config: PrepareConfig, where: str) -> str:
+    """The class to learn of a row; empty where it has none."""
+    if str(row.get(config.label) or "").strip() in config.absent and config.label in row:
+        return ""
+    return _known(column(row, config.label, where), config.labels, where)
 
 
 def _known(label: str, labels: Mapping[str, str], where: str) -> str:

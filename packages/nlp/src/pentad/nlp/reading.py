@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from pentad.core.errors import CaseError
+
+log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 16_000_000
 """Longest line of a file, its break included."""
@@ -84,12 +87,21 @@ _KINDS = {
 }
 
 
+_BESIDE = ("README", "LICENSE", "LICENCE", "PROVENANCE", "SHA256SUMS", "dataset")  # lie beside data and are none
+
+
 def find_files(root: Path) -> list[Path]:
-    """Return the data files below a folder in order of their names, or the file itself."""
+    """Return the data files below a folder in order of their names, or the file itself; what is left out is logged."""
     if root.is_file():
         return [root]
-    inner = (path for path in root.rglob("*") if path.is_file() and kind_of(path))
-    return sorted(path for path in inner if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    # A link to nowhere is kept, to be refused by name when it is read.
+    inner = (path for path in root.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
+    shown = sorted(path for path in inner if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    others = [path.name for path in shown if not kind_of(path) and path.name.split(".")[0] not in _BESIDE]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        log.warning("left out, of another format: %s%s", ", ".join(others[:5]), more)
+    return [path for path in shown if kind_of(path)]
 
 
 def bounded_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Drawing
 from pentad.core.errors import UsageError
 from pentad.core.evaluation import Row, from_entry, read_rows, to_entry
 from pentad.core.files import write_json, write_text
-from pentad.core.metrics import Interval
+from pentad.core.metrics import Interval, bootstrap_interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Notice, Table, Text, draw_intervals, style, write_page
 from pentad.core.run import code_version
 from pentad.core.side_by_side import draw_training, per_case_csv, read_histories, training_csv
@@ -114,7 +114,7 @@ def report(
 
 
 def _difference(first: Evaluation, other: Evaluation, data: Statement, seed: int) -> dict[str, Any]:
-    """The headline score of one model minus that of another, documents drawn in pairs."""
+    """The headline scores of one model minus those of another, documents drawn in pairs."""
     ours, theirs = first.scored(), other.scored()
     shared = [name for name in ours if name in theirs]
     tables = [[side[name].metrics for name in shared] for side in (ours, theirs)]
@@ -135,7 +135,11 @@ def _difference(first: Evaluation, other: Evaluation, data: Statement, seed: int
     def macro(sums: metrics.Array) -> metrics.Array:
         return metrics.macro_f1(sums, size)
 
-    return {"macro_f1": to_entry(metrics.pooled_difference(pair[0], pair[1], macro, seed))}
+    hits = [np.array([float(row["correct"]) for row in table]) for table in tables]
+    return {
+        "macro_f1": to_entry(metrics.pooled_difference(pair[0], pair[1], macro, seed)),
+        "accuracy": to_entry(bootstrap_interval(hits[0] - hits[1], seed=seed)),
+    }
 
 
 def _shipped(scored: Evaluation, run: Path, data: Statement) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pentad.core import statement
+from pentad.nlp.licences import forbids_commerce
 
 
 @dataclass(frozen=True)
@@ -19,4 +20,4 @@ class Statement(statement.Statement):
     @property
     def non_commercial(self) -> bool:
         """Whether the licence's own name forbids commercial use."""
-        return "NC" in self.licence.upper().replace(" ", "-").split("-")
+        return forbids_commerce(self.licence)

@@ -19,7 +19,7 @@ from pentad.core.errors import CaseError, UsageError, nearest
 from pentad.nlp.conll import TagReading, blocks, to_document
 from pentad.nlp.documents import Document
 from pentad.nlp.reading import bounded_lines, check_mark, decode, find_files, kind_of, stream_lines
-from pentad.nlp.tables import column, csv_rows, json_row
+from pentad.nlp.tables import column, csv_rows, header_names, json_row
 from pentad.nlp.text import check_length
 
 KINDS = ("txt", "csv", "tsv", "jsonl", "conll")
@@ -50,7 +50,13 @@ class Unreadable:
 
     id: str
     code: str
-    reason: str
+    problem: str
+    remedy: str
+
+    @property
+    def reason(self) -> str:
+        """Problem and remedy in one sentence."""
+        return f"{self.problem}; {self.remedy}."
 
 
 def find_chunks(inputs: Sequence[Path], config: StreamConfig) -> tuple[list[Case], list[Rejection]]:
@@ -80,7 +86,7 @@ def find_chunks(inputs: Sequence[Path], config: StreamConfig) -> tuple[list[Case
 def _chunks(path: Path, prefix: str, config: StreamConfig) -> list[Case]:
     kind = kind_of(path)
     if kind not in KINDS or path.suffix == ".gz":
-        problem = f"a {path.suffix.lstrip('.')} file cannot be read in pieces"
+        problem = f"files of the format '{path.suffix.lstrip('.')}' cannot be read in pieces"
         raise CaseError("PTD-799", problem, f"give {', '.join(KINDS)}, unpacked", path.name)
     check_mark(path)
     header = _header(path) if kind in ("csv", "tsv") else b""
@@ -188,14 +194,14 @@ def _parse(
     if kind == "conll":
         return _sentences(text, name, first_line)
     delimiter = "\t" if kind == "tsv" else ","
-    names = _names(header, delimiter, config)
+    names = _names(header, delimiter, config, name)
     rows = csv_rows(text, name, delimiter, quoting=config.quoting, header=names, first_line=first_line)
     return [_document(where, row, config) for where, row in rows]
 
 
-def _names(header: str, delimiter: str, config: StreamConfig) -> list[str]:
+def _names(header: str, delimiter: str, config: StreamConfig, where: str) -> list[str]:
     style: Any = csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE
-    return [name.strip() for name in next(csv.reader([header], delimiter=delimiter, quoting=style), [])]
+    return header_names(next(csv.reader([header], delimiter=delimiter, quoting=style), []), where)
 
 
 def _by_line(
@@ -235,7 +241,7 @@ def _checked(where: str, make: Any) -> Document | Unreadable:
 
 
 def _refused(where: str, error: CaseError) -> Unreadable:
-    return Unreadable(where, error.code, f"{error.problem}; {error.remedy}.")
+    return Unreadable(where, error.code, error.problem, error.remedy)
 
 
 def _sentences(text: str, name: str, first_line: int) -> list[Document | Unreadable]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pentad.core.errors import CaseError, nearest
 from pentad.nlp.reading import kind_of, read_text
+from pentad.nlp.text import sanitise
 
 Row = dict[str, Any]
 
@@ -42,16 +43,35 @@ def column(row: Row, name: str, where: str) -> str:
     """Return a column's text.
 
     Raises:
-        CaseError: There is no such column, or it is empty.
+        CaseError: There is no such column, it is empty, or holds no text.
     """
     if name not in row:
         problem = f"no column '{name}'{nearest(name, row)}"
         raise CaseError("PTD-772", problem, f"name one of: {', '.join(map(str, row))[:200]}", where)
     value = row[name]
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):  # NaN differs from itself
         raise CaseError("PTD-773", f"the column '{name}' is empty", "fill it, or leave the row out", where)
+    if isinstance(value, (bytes, dict, list)):
+        problem = f"the column '{name}' holds a {type(value).__name__}, no text"
+        raise CaseError("PTD-815", problem, "write a string, or name another column", where)
     # A spreadsheet holds 1 as 1.0.
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if sanitise(text) != text:
+        problem = f"the column '{name}' holds half a character (a lone surrogate)"
+        raise CaseError("PTD-815", problem, "write the text again from its source", where)
+    return text
+
+
+def header_names(cells: Sequence[str], where: str) -> list[str]:
+    """Return the names of the columns.
+
+    Raises:
+        CaseError: Two have one name, and nobody could tell which is meant.
+    """
+    names = [cell.strip() for cell in cells]
+    if twice := next((name for place, name in enumerate(names) if name and name in names[:place]), ""):
+        raise CaseError("PTD-816", f"two columns are named '{twice[:40]}'", "rename one of them", where)
+    return names
 
 
 def csv_rows(
@@ -72,6 +92,9 @@ def csv_rows(
         quoting: Whether quotes hold fields together.
         header: The columns where the text begins behind them.
         first_line: Number of the text's first line in its file.
+
+    Raises:
+        CaseError: Two columns of the header have one name.
     """
     csv.field_size_limit(_LONGEST_FIELD)
     style: Any = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
@@ -88,7 +111,7 @@ def csv_rows(
             continue
         place = f"{where}, line {first_line + reader.line_num - 1}"
         if not names:
-            names = [cell.strip() for cell in cells]
+            names = header_names(cells, where)
         elif cells and len(cells) != len(names):
             problem = f"{len(cells)} fields where the header has {len(names)}"
             yield place, CaseError("PTD-770", problem, "quote fields that hold the separator", place)
@@ -141,7 +164,7 @@ def _sheet_rows(path: Path) -> Iterator[tuple[str, Row | CaseError]]:
         raise CaseError("PTD-776", "no readable XLSX file", "save the sheet again", path.name) from None
     try:
         cells = book.worksheets[0].iter_rows(values_only=True)
-        names = [str(cell).strip() if cell is not None else "" for cell in next(cells, ())]
+        names = header_names(["" if cell is None else str(cell) for cell in next(cells, ())], path.name)
         for number, row in enumerate(cells, 2):
             if any(cell is not None for cell in row):
                 yield f"{path.name}, row {number}", dict(zip(names, row, strict=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pentad.nlp.calibration import fit_temperature
 from pentad.nlp.dataset import IGNORED, Batches, TextConfig, Window, align, pieces_of, windows_of
 from pentad.nlp.documents import Document, from_case
 from pentad.nlp.learning import BaselineConfig, EncoderChoice, LearnConfig, ModelConfig
+from pentad.nlp.licences import card_licence, check_commerce
 from pentad.nlp.losses import balanced_weights, classification_loss
 from pentad.nlp.metrics import class_counts, entity_counts, entity_f1, macro_f1
 from pentad.nlp.models import BASELINES, entry
@@ -54,6 +55,7 @@ class TrainRequest:
         resume: Go on from the checkpoint in ``run``, if there is one of the same settings.
         overwrite: Replace a bundle at ``out``.
         offline: Never ask the network for an encoder.
+        commercial_only: Refuse data or an encoder whose licence does not allow commercial use.
     """
 
     table: Path
@@ -65,6 +67,7 @@ class TrainRequest:
     resume: bool = False
     overwrite: bool = False
     offline: bool = False
+    commercial_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Trained:
     model: nn.Module
     tokenizer: PieceTokenizer | None
     how: str
-    licence: str = ""
+    encoder_licence: str = ""
 
 
 def train(request: TrainRequest) -> str:
@@ -109,11 +112,14 @@ def train(request: TrainRequest) -> str:
     said = read_statement(request.table, Statement)
     chosen = entry(request.model, said.task)
     plan = Plan.read(request.params, request.overrides)
+    if request.commercial_only:
+        _check_commerce(request, said, plan)
     cases = read_cases(request.table, "train")
     documents = [from_case(case) for case in cases]
     held = [from_case(case) for case in read_cases(request.table, "val")]
     if not documents:
         raise UsageError("PTD-791", "no document to train on", "prepare a split named train", request.table)
+    _check_variety(documents, said.task, request.table)
     labels = tuple(tag_names(said.labels) if said.task == "entities" else said.labels)
     settings = Settings(chosen.task, labels, plan.text, abstain_below=plan.learning.abstain_below)
     seed_everything(plan.train.seed)
@@ -136,8 +142,7 @@ def train(request: TrainRequest) -> str:
         provenance=provenance(
             "nlp", seed=plan.train.seed, data=data_digest(cases), config=digest_json(to_mapping(plan))
         ),
-        # What a licence of data says of models trained on them is for the user to judge.
-        licences={"code": "Apache-2.0", "weights": f"as the training data: {said.licence}", "data": said.licence},
+        licences=_licences(said.licence, trained.encoder_licence),
         extra={FILE: trained.tokenizer.text} if trained.tokenizer else None,
         overwrite=request.overwrite,
     )
@@ -168,7 +173,7 @@ def _fit_network(
     request: TrainRequest, documents: Sequence[Document], held: Sequence[Document], settings: Settings, plan: Plan
 ) -> Trained:
     by_word = settings.task == "entities"
-    model, tokenizer = _build(request, documents, settings, plan)
+    model, tokenizer, licence = _build(request, documents, settings, plan)
     learning = plan.learning
     scale_learning_rates(
         model, learning.layer_decay, head=learning.head_rate, freeze_embeddings=learning.freeze_embeddings
@@ -192,13 +197,13 @@ def _fit_network(
     result = fit(
         model, samples, objective, plan.train, request.run, validate=validate if held else None, resume=request.resume
     )
-    return Trained(model, tokenizer, f"{result.steps} steps in {result.seconds:.0f} s")
+    return Trained(model, tokenizer, f"{result.steps} steps in {result.seconds:.0f} s", licence)
 
 
 def _build(
     request: TrainRequest, documents: Sequence[Document], settings: Settings, plan: Plan
-) -> tuple[nn.Module, PieceTokenizer]:
-    """The untrained model, with a pretrained encoder or a small one and a vocabulary of its own."""
+) -> tuple[nn.Module, PieceTokenizer, str]:
+    """The untrained model, with a pretrained encoder or a small one and a vocabulary of its own, and its licence."""
     how, choice = settings.text.normalisation, plan.encoder
     source = find_pretrained(choice.source, offline=request.offline) if choice.source else None
     texts = [normalise(document.text, how).text for document in documents]
@@ -220,7 +225,7 @@ def _build(
     model = found.model(config)
     if source:
         model.start_from(source)  # type: ignore[operator]
-    return model, tokenizer
+    return model, tokenizer, source.licence if source else ""
 
 
 def labelled(windows: Sequence[Window], documents: Sequence[Document], settings: Settings) -> list[Window]:
@@ -229,8 +234,6 @@ def labelled(windows: Sequence[Window], documents: Sequence[Document], settings:
     Raises:
         UsageError: A document carries no label, or one that the data's statement does not name.
     """
-    from dataclasses import replace
-
     index = {name: place for place, name in enumerate(settings.labels)}
     try:
         if settings.task == "classes":
@@ -267,6 +270,30 @@ def _on_validation(
         tags = [index[tag] for document in documents for tag in document.tags]
         return np.concatenate([one.logits for one in found]), np.array(tags)
     return np.stack([one.logits for one in found]), np.array([index[document.label] for document in documents])
+
+
+def _check_commerce(request: TrainRequest, said: Statement, plan: Plan) -> None:
+    """Refuse data, and an encoder before it is fetched, whose licence does not allow commercial use."""
+    check_commerce({"data": said.licence}, request.table)
+    if plan.encoder.source and request.model not in BASELINES:
+        found = card_licence(plan.encoder.source, offline=request.offline)
+        check_commerce({"model card": found}, plan.encoder.source)
+
+
+def _check_variety(documents: Sequence[Document], task: str, table: Path) -> None:
+    found = {label for document in documents for label in (document.tags if task == "entities" else [document.label])}
+    if len(found) < 2:
+        what = f"'{found.pop()}' alone" if found else "nothing"
+        problem = f"the documents to train on are labelled {what}"
+        raise UsageError("PTD-817", problem, "prepare documents of two classes or more", table)
+
+
+def _licences(data: str, encoder: str) -> dict[str, str]:
+    """Licences of code, weights and data; what a licence of data says of models is for the user to judge."""
+    weights = f"as the training data: {data}"
+    if encoder:
+        weights += f"; as the encoder they began with: {encoder}"
+    return {"code": "Apache-2.0", "weights": weights, "data": data}
 
 
 def _card(name: str, said: Statement, how: str, temperature: float, documents: int) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pentad.core.errors import ModelError, UsageError
+from pentad.nlp.licences import UNKNOWN, card_licence, is_hub_id
 from pentad.nlp.tokenizer import trimmed
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,8 @@ class Pretrained:
     source: str
     rows: tuple[int, ...] = ()
     """Rows of its word embeddings to take; none takes all."""
+    licence: str = UNKNOWN
+    """As its model card names it."""
 
     def first_layers(self, count: int) -> Pretrained:
         """Return it without the layers above the first ``count``.
@@ -165,7 +168,7 @@ def find_pretrained(source: str, *, offline: bool = False) -> Pretrained:
     from transformers import AutoConfig
 
     folder = Path(source)
-    if not folder.is_dir() and not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", source):
+    if not folder.is_dir() and not is_hub_id(source):
         remedy = "give a folder with config.json, model.safetensors and tokenizer.json, or OWNER/NAME on the hub"
         raise ModelError("PTD-784", "no such encoder", remedy, source)
     try:
@@ -175,7 +178,8 @@ def find_pretrained(source: str, *, offline: bool = False) -> Pretrained:
         problem = f"the encoder's config.json cannot be read or fetched ({type(error).__name__})"
         remedy = "put config.json, model.safetensors and tokenizer.json into a folder and give its path"
         raise ModelError("PTD-784", problem, remedy, source) from None
-    return Pretrained(to_values(config), _tokenizer_json(source, offline=offline), source)
+    tokenizer = _tokenizer_json(source, offline=offline)
+    return Pretrained(to_values(config), tokenizer, source, licence=card_licence(source, offline=offline))
 
 
 def _tokenizer_json(source: str, *, offline: bool) -> str:
