@@ -12,6 +12,7 @@ from pentad.core.evaluation import (
     compare,
     evaluate,
     from_entry,
+    read_json,
     read_rows,
     summarise,
     to_entry,
@@ -109,6 +110,14 @@ def test_another_table_is_refused(tmp_path, text):
     (tmp_path / "per_case.csv").write_text(text)
     with pytest.raises(UsageError, match="PTD-269"):
         read_rows(tmp_path / "per_case.csv")
+
+
+@pytest.mark.parametrize("text", ["", '{"dice": ', None])
+def test_metrics_that_cannot_be_read_are_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(UsageError, match=r"PTD-269 .*metrics\.json.*evaluate command"):
+        read_json(tmp_path / "metrics.json")
 
 
 def test_a_missing_table_is_refused(tmp_path):

@@ -12,7 +12,6 @@ from pentad.point_clouds.frames import Frame, SweepFile, make_objects, read_fram
 from pentad.point_clouds.labels import (
     NOMINAL,
     Calibration,
-    argoverse_table,
     box_corners,
     format_kitti,
     kitti_to_objects,
@@ -35,6 +34,22 @@ BOXES = st.lists(
     st.tuples(METRES, METRES, st.floats(-3, 3), SIDES, SIDES, SIDES, st.floats(-3.14, 3.14), METRES, METRES), max_size=4
 )
 ANGLES = st.floats(-3.1, 3.1)
+
+
+def argoverse_table(objects, timestamp):
+    """Return objects as columns of Argoverse 2's annotations."""
+    quaternions = [yaw_quaternion(float(yaw)) for yaw in objects.boxes[:, 6]]
+    columns = {"timestamp_ns": [timestamp] * len(objects)}
+    columns["category"] = [kind.upper() for kind in objects.classes]
+    for place, side in enumerate(("length", "width", "height")):
+        columns[f"{side}_m"] = objects.boxes[:, 3 + place].tolist()
+    for place, axis in enumerate("wxyz"):
+        columns[f"q{axis}"] = [quaternion[place] for quaternion in quaternions]
+    for place, axis in enumerate("xyz"):
+        columns[f"t{axis}_m"] = objects.boxes[:, place].tolist()
+    columns["num_interior_pts"] = objects.points.tolist()
+    columns["score"] = objects.scores.tolist()
+    return columns
 
 
 def objects(rows):

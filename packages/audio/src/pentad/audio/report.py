@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pentad.audio.statement import Statement
-from pentad.core.errors import UsageError
-from pentad.core.evaluation import Row, compare, from_entry, read_rows
+from pentad.core.evaluation import Row, compare, from_entry, read_json, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
@@ -42,12 +40,7 @@ class Evaluation:
         Raises:
             UsageError: There is none.
         """
-        rows = read_rows(folder / "per_case.csv")
-        try:
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UsageError("PTD-748", "no metrics.json here", "run the evaluate command first", folder) from None
-        return cls(folder.name, folder, rows, metrics)
+        return cls(folder.name, folder, read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json"))
 
     def events(self) -> dict[str, list[tuple[str, str, str]]]:
         """Onset, offset and label as written, by recording."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -192,6 +193,18 @@ def read_rows(table: Path) -> list[Row]:
         ) from None
     except (KeyError, ValueError, TypeError):
         raise UsageError("PTD-269", "not a per_case.csv", "write it with the evaluate command", table) from None
+
+
+def read_json(file: Path) -> Any:
+    """Read the metrics.json, or what else an evaluation wrote as JSON.
+
+    Raises:
+        UsageError: The file is missing or is no JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError("PTD-269", "missing, or no JSON", "run the evaluate command first", file) from None
 
 
 def _parse_row(line: dict[str, str]) -> Row:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from pentad.core.cases import Case, read_cases
-from pentad.core.errors import UsageError
-from pentad.core.evaluation import Row, compare, from_entry, read_rows
+from pentad.core.evaluation import Row, compare, from_entry, read_json, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
@@ -57,12 +56,7 @@ class Evaluation:
         Raises:
             UsageError: There is none.
         """
-        rows = read_rows(folder / "per_case.csv")
-        try:
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UsageError("PTD-298", "no metrics.json here", "run the evaluate command first", folder) from None
-        return cls(folder.name, folder, rows, metrics)
+        return cls(folder.name, folder, read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json"))
 
     def rules(self) -> dict[str, Any]:
         """Content of rules.json: what each rule of post-processing does; empty without rules."""

@@ -77,7 +77,6 @@ _KNOWN = {
     "tumor": LIVER_SEGMENTS[1],
     "tumour": LIVER_SEGMENTS[1],
 }
-_OTHER_COLOURS = ((244, 162, 97), (38, 70, 83), (233, 196, 106), (106, 76, 147), (25, 130, 196), (138, 201, 38))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from pentad.core.errors import UsageError
-from pentad.core.evaluation import Row, from_entry, read_rows, to_entry
+from pentad.core.evaluation import Row, from_entry, read_json, read_rows, to_entry
 from pentad.core.files import write_json, write_text
 from pentad.core.metrics import Interval, bootstrap_interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Notice, Table, Text, draw_intervals, style, write_page
@@ -45,9 +44,7 @@ class Evaluation:
         Raises:
             UsageError: There is none.
         """
-        rows = read_rows(folder / "per_case.csv")
-        found = cls(folder.name, folder, rows, {})
-        return cls(folder.name, folder, rows, found.json("metrics.json"))
+        return cls(folder.name, folder, read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json"))
 
     def json(self, name: str, *, optional: bool = False) -> dict[str, Any]:
         """Return one of its JSON files; empty if it is optional and not there.
@@ -56,12 +53,7 @@ class Evaluation:
             UsageError: It is not there.
         """
         path = self.folder / name
-        if optional and not path.is_file():
-            return {}
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UsageError("PTD-805", f"no {name} here", "run the evaluate command first", self.folder) from None
+        content: dict[str, Any] = {} if optional and not path.is_file() else read_json(path)
         return content
 
     def scored(self) -> dict[str, Row]:

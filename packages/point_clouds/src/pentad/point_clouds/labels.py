@@ -331,19 +331,3 @@ def read_argoverse(path: Path, timestamp: int) -> Objects:
     objects = make_objects(np.array(boxes, dtype=np.float64).reshape(-1, 7), kinds, points=counts)
     require_boxes(objects, path.name)
     return objects
-
-
-def argoverse_table(objects: Objects, timestamp: int) -> dict[str, list[Any]]:
-    """Return objects as columns of Argoverse 2's annotations."""
-    quaternions = [yaw_quaternion(float(yaw)) for yaw in objects.boxes[:, 6]]
-    columns: dict[str, list[Any]] = {"timestamp_ns": [timestamp] * len(objects)}
-    columns["category"] = [kind.upper() for kind in objects.classes]
-    for place, side in enumerate(("length", "width", "height")):
-        columns[f"{side}_m"] = objects.boxes[:, 3 + place].tolist()
-    for place, axis in enumerate("wxyz"):
-        columns[f"q{axis}"] = [quaternion[place] for quaternion in quaternions]
-    for place, axis in enumerate("xyz"):
-        columns[f"t{axis}_m"] = objects.boxes[:, place].tolist()
-    columns["num_interior_pts"] = objects.points.tolist()
-    columns["score"] = objects.scores.tolist()
-    return columns

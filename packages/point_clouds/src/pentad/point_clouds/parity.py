@@ -35,7 +35,6 @@ from pentad.point_clouds.models.pillars import Pillars, point_features
 Rows = list[tuple[str, float, float]]
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
-_PRECISION = {"float64": torch.float64, "float32": torch.float32}
 # What the published code may be set to and the network here is built as.
 _FIXED = {
     "activation": ("gelu (erf)", "gelu"),

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pentad.core.errors import UsageError
-from pentad.core.evaluation import Row, from_entry, read_rows, to_entry
+from pentad.core.evaluation import Row, from_entry, read_json, read_rows, to_entry
 from pentad.core.files import write_json, write_text
 from pentad.core.metrics import Interval, statistic_interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, draw_intervals, write_page
@@ -38,16 +37,12 @@ class Evaluation:
         """Return the evaluation in ``folder``.
 
         Raises:
-            UsageError: There is none (PTD-928).
+            UsageError: There is none.
         """
-        rows = read_rows(folder / "per_case.csv")
-        try:
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            stated = json.loads((folder / MATCHES).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            problem = f"no metrics.json or no {MATCHES} here"
-            raise UsageError("PTD-928", problem, "run the evaluate command first", folder) from None
-        return cls(folder.name, rows, metrics, {name: from_json(entry) for name, entry in stated.items()})
+        rows, metrics = read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json")
+        return cls(
+            folder.name, rows, metrics, {name: from_json(entry) for name, entry in read_json(folder / MATCHES).items()}
+        )
 
 
 def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Path | None = None) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pentad.core.errors import UsageError
-from pentad.core.evaluation import Row, compare, from_entry, read_rows
+from pentad.core.evaluation import Row, compare, from_entry, read_json, read_rows
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
 from pentad.core.run import code_version
@@ -44,14 +42,9 @@ class Evaluation:
         """Return the evaluation in ``folder``.
 
         Raises:
-            UsageError: There is none (PTD-875).
+            UsageError: There is none.
         """
-        rows = read_rows(folder / "per_case.csv")
-        try:
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise UsageError("PTD-875", "no metrics.json here", "run the evaluate command first", folder) from None
-        return cls(folder.name, rows, metrics)
+        return cls(folder.name, read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json"))
 
 
 def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Path | None = None) -> str:
