@@ -10,11 +10,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from medical.dicom_series import Scan, index_folder, write_multiframe, write_series
+from pydicom import dcmread
+from pydicom.uid import ComprehensiveSRStorage, SegmentationStorage
 
 from pentad.medical.dicom import Series, read_series
 from pentad.medical.findings import Finding, find
@@ -140,21 +143,37 @@ def test_dcmqi_reads_every_measurement_of_a_report(report, tmp_path):
     assert found[1:] == [pytest.approx(values, rel=1e-4) for values in wanted]  # the first sums up the others
 
 
-def standard() -> Path:
-    """A folder with editions of the standard as dicom-validator keeps them; it brings none and would download."""
+@pytest.fixture(scope="module")
+def standard() -> Any:
+    """What dicom-validator knows of the standard: it brings no edition and would download one."""
     if importlib.util.find_spec("dicom_validator") is None:
         pytest.skip("dicom-validator is not installed")
-    folder = Path(os.environ.get("PENTAD_DICOM_STANDARD", Path.home() / "dicom-validator"))
-    if not (folder / "editions.json").is_file():
-        pytest.skip(f"no edition of the DICOM standard at {folder}; set PENTAD_DICOM_STANDARD to such a folder")
-    return folder
-
-
-def test_dicom_validator_has_nothing_against_a_segmentation_and_a_report(segmentation, report):
     from dicom_validator.spec_reader.edition_reader import EditionReader
+    from medical.dicom_tables import standard_from, tables
+
+    folder = Path(os.environ.get("PENTAD_DICOM_STANDARD", Path.home() / "dicom-validator"))
+    if (folder / "editions.json").is_file():
+        return EditionReader(folder).dicom_info_for_edition("local")
+    if found := tables(folder):
+        return standard_from(found, {SegmentationStorage: "segmentation", ComprehensiveSRStorage: "comprehensive-sr"})
+    pytest.skip(f"no tables of the DICOM standard below {folder}; tests/medical/dicom_tables.py says where to get them")
+
+
+def test_dicom_validator_has_nothing_against_a_segmentation_and_a_report(standard, segmentation, report):
     from dicom_validator.validator.dicom_file_validator import DicomFileValidator
 
-    information = EditionReader(standard()).dicom_info_for_edition("local")
     for path in (segmentation[0], report[0]):
-        results = DicomFileValidator(information).validate(path)
+        results = DicomFileValidator(standard).validate(path)
         assert {name: result.errors for name, result in results.items()} == {str(path): 0}
+
+
+def test_dicom_validator_misses_what_is_taken_out_of_a_segmentation_and_a_report(standard, segmentation, report):
+    from dicom_validator.validator.dicom_file_validator import DicomFileValidator
+
+    (seg, _, _), (sr, _) = segmentation, report
+    for path, tag in ((seg, "SegmentationType"), (seg, "DimensionIndexSequence"), (sr, "CompletionFlag")):
+        damaged = dcmread(path)
+        delattr(damaged, tag)
+        damaged.save_as(path.with_name("damaged.dcm"))
+        results = DicomFileValidator(standard).validate(path.with_name("damaged.dcm"))
+        assert [result.errors for result in results.values()] != [0]
