@@ -12,6 +12,7 @@ from pentad.medical.models.baseline import DynUNet, DynUNetConfig
 from pentad.medical.models.convolution import (
     TRANSPOSED,
     Conv2d,
+    Conv3d,
     ConvTranspose2d,
     convolve,
     enlarge,
@@ -103,6 +104,18 @@ def test_transposed_convolutions_leave_deep_maps_and_all_but_whole_steps_to_torc
         found = joined(plain, x, torch.zeros(1, 1, 16, 16))
     assert calls == ["convolve"]
     assert close(found[:, :4], plain.double()(x.double()).detach())
+
+
+@wide
+def test_a_volume_alone_is_predicted_as_in_a_batch() -> None:
+    torch.manual_seed(8)
+    x = torch.randn(2, 16, 8, 16, 16)
+    for layer in (Conv3d(16, 16, 3, 1, 1), Conv3d(16, 32, 3, 2, 1), Conv3d(16, 16, (1, 3, 3), 1, (0, 1, 1), groups=2)):
+        with torch.no_grad():
+            both = layer.eval()(x)
+            assert all(close(layer(part[None])[0], whole.double()) for part, whole in zip(x, both, strict=True))
+            layer.padding_mode = "replicate"
+            layer(x[:1])  # torch's own
 
 
 def test_large_maps_are_parted_and_every_plane_belongs_to_one_part() -> None:

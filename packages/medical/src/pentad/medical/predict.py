@@ -33,8 +33,8 @@ from pentad.medical.volumes import Volume, canonical, restore
 log = logging.getLogger(__name__)
 
 _SLICES = 8  # slices of a 2-D network that share a forward pass
-# Voxels that slices and mirrored copies of a window may share a forward pass up to; two of either always do. On a CPU
-# torch leaves oneDNN for small maps in a batch of one, and beyond this batches only take more memory.
+# Voxels that slices and mirrored copies of a window may share a forward pass up to. Calls cost most in small maps, and
+# beyond this batches only take more memory.
 _PASS = 150_000
 
 
@@ -290,7 +290,7 @@ def _mirrored(logits: Callable[[Tensor], Tensor], windows: Tensor) -> Iterator[T
     # Per window, as nnU-Net does it, and not per scan: one pass over the windows, one set of sums.
     axes = range(2, windows.ndim)
     flips = [flip for count in range(windows.ndim - 1) for flip in itertools.combinations(axes, count)]
-    share = max(2, _PASS // windows.numel())
+    share = max(1, _PASS // windows.numel())
     for start in range(0, len(flips), share):
         group = flips[start : start + share]
         copies = [windows.flip(flip) if flip else windows for flip in group]
@@ -315,7 +315,7 @@ def _slabs_of_slices(
         logits = forward(windows.flatten(0, 1)[:, None])
         return logits.reshape(len(windows), -1, *logits.shape[2:])
 
-    count = max(2, min(_SLICES, _PASS // math.prod(settings.patch_size))) * batch_size
+    count = max(1, min(_SLICES, _PASS // math.prod(settings.patch_size))) * batch_size
     for start in range(0, len(image), count):
         slices = image[start : start + count]
         blended = predict_tiled(fold, slices, settings.patch_size, step=settings.step)
