@@ -1,16 +1,11 @@
 """``dvc repro pipelines/building_change`` as typed, on the samples with tiny models: twice, and for another task."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from pipelines.checkout import ROOT, change, copy_with_samples, dvc
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGET = "pipelines/building_change"
 NETWORK = {"encoder": {"widths": [4, 8], "depths": [1, 1]}, "hidden": 4}
 TINY = {
@@ -25,39 +20,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the project with the tiny settings, its packages and its data."""
-    if not (ROOT / "data" / "remote_sensing" / "building_change").is_dir():
-        pytest.skip("no sample data here; write it with pentad samples")
-    place = tmp_path_factory.mktemp("checkout")
-    call = ["git", "ls-files", "-co", "--exclude-standard"]
-    listed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    for name in listed:
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "packages/")):
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / name)
-    for leftover in ("metrics.json", "dvc.lock", "report"):
-        path = place / TARGET / leftover
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    shutil.copytree(ROOT / "packages", place / "packages", ignore=shutil.ignore_patterns("*.pyc"))
-    shutil.copytree(ROOT / "data", place / "data", copy_function=shutil.copy)
-    subprocess.run(["git", "init", "-q"], cwd=place, check=True)
-    params = place / TARGET / "params.yaml"
-    params.write_text(yaml.safe_dump({**yaml.safe_load(params.read_text()), **TINY}))
-    return place
-
-
-def dvc(checkout, *words):
-    # The stages' `pentad` is the one beside this Python.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    call = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(call, cwd=checkout, capture_output=True, text=True, env={**os.environ, "PATH": path})
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-def set_up(checkout, **changes):
-    params = checkout / TARGET / "params.yaml"
-    params.write_text(yaml.safe_dump({**yaml.safe_load(params.read_text()), **changes}))
+    return copy_with_samples(tmp_path_factory.mktemp("checkout"), TARGET, TINY)
 
 
 @pytest.mark.slow
@@ -75,7 +38,7 @@ def test_the_literal_target_runs_the_whole_pipeline_and_a_second_time_nothing(ch
 
 @pytest.mark.slow
 def test_a_parameter_makes_it_a_pipeline_of_building_damage(checkout):
-    set_up(checkout, prepare={"task": "bda"}, models=["mamba_bda", "fc_siam_conc"])
+    change(checkout, TARGET, {"prepare": {"task": "bda"}, "models": ["mamba_bda", "fc_siam_conc"]})
     dvc(checkout, "repro", TARGET)
     metrics = json.loads((checkout / TARGET / "metrics.json").read_text())
     assert (metrics["task"], list(metrics["models"])) == ("bda", ["mamba_bda", "fc_siam_conc", "differencing"])

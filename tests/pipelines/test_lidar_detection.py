@@ -1,16 +1,10 @@
 """``dvc repro pipelines/lidar_detection`` as typed, on the samples with tiny models: twice."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import yaml
+from pipelines.checkout import ROOT, copy_with_samples, dvc
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGET = "pipelines/lidar_detection"
 SMALL = {"widths": [4, 8], "depths": [0, 0], "strides": [2, 2], "neck_widths": [4, 4]}
 HEAD = {"width": 8, "branch_width": 4, "velocity": False}
@@ -32,34 +26,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the project with the tiny settings, its packages and its data."""
-    if not (ROOT / "data" / "point_clouds" / "streets").is_dir():
-        pytest.skip("no sample data here; write it with pentad samples")
-    place = tmp_path_factory.mktemp("checkout")
-    call = ["git", "ls-files", "-co", "--exclude-standard"]
-    listed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    for name in listed:
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "packages/")):
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / name)
-    for leftover in ("metrics.json", "dvc.lock", "report"):
-        path = place / TARGET / leftover
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    shutil.copytree(ROOT / "packages", place / "packages", ignore=shutil.ignore_patterns("*.pyc"))
-    shutil.copytree(ROOT / "data", place / "data", copy_function=shutil.copy)
-    subprocess.run(["git", "init", "-q"], cwd=place, check=True)
-    params = place / TARGET / "params.yaml"
-    params.write_text(yaml.safe_dump({**yaml.safe_load(params.read_text()), **TINY}))
-    return place
-
-
-def dvc(checkout, *words):
-    # The stages' `pentad` is the one beside this Python.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    call = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(call, cwd=checkout, capture_output=True, text=True, env={**os.environ, "PATH": path})
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    return copy_with_samples(tmp_path_factory.mktemp("checkout"), TARGET, TINY)
 
 
 @pytest.mark.slow

@@ -2,28 +2,21 @@
 
 import csv
 import json
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import yaml
 from medical.tiny_cases import PARAMS, write_pair
-from pipelines.test_liver_seg import ROOT, TARGET, dvc, tracked_files
+from pipelines.checkout import copy_project, dvc
 
+TARGET = "pipelines/liver_seg"
 COMPARISON = f"{TARGET}/comparison"
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    place = tmp_path_factory.mktemp("compared")
-    for name in tracked_files():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, place / name)
-    for leftover in ("dvc.lock", "comparison/dvc.lock", "comparison/metrics.json"):
-        (place / TARGET / leftover).unlink(missing_ok=True)
-    shutil.copytree(ROOT / "packages", place / "packages", ignore=shutil.ignore_patterns("*.pyc"))
-    subprocess.run(["git", "init", "-q"], cwd=place, check=True)
+    leftovers = ("dvc.lock", "comparison/dvc.lock", "comparison/metrics.json")
+    place = copy_project(tmp_path_factory.mktemp("compared"), TARGET, leftovers=leftovers)
     for seed in range(4):
         write_pair(place / "data" / "tiny", f"case{seed}", seed)
     settings = {"data": "../../data/tiny", "models": ["u_mamba_bot", "dynunet"], **yaml.safe_load(PARAMS)}

@@ -1,16 +1,12 @@
 """``dvc repro pipelines/liver_seg`` as typed, on the samples with a tiny model: twice, and once more by force."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import yaml
+from pipelines.checkout import ROOT, copy_with_samples, dvc
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGET = "pipelines/liver_seg"
 TINY = {
     "prepare": {"split": {"train": 0.8, "val": 0.1, "test": 0.1}},
@@ -19,37 +15,9 @@ TINY = {
 }
 
 
-def tracked_files():
-    call = ["git", "ls-files", "-co", "--exclude-standard"]
-    listed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [Path(name) for name in listed if (ROOT / name).is_file() and not name.startswith(("tests/", "packages/"))]
-
-
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the project with the tiny settings, its packages and its data."""
-    place = tmp_path_factory.mktemp("checkout")
-    for name in tracked_files():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, place / name)
-    for leftover in ("metrics.json", "dvc.lock", "plan.json", "report"):
-        path = place / TARGET / leftover
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    shutil.copytree(ROOT / "packages", place / "packages", ignore=shutil.ignore_patterns("*.pyc"))
-    shutil.copytree(ROOT / "data", place / "data", copy_function=shutil.copy)
-    subprocess.run(["git", "init", "-q"], cwd=place, check=True)
-    params = place / TARGET / "params.yaml"
-    params.write_text(yaml.safe_dump({**yaml.safe_load(params.read_text()), **TINY}))
-    return place
-
-
-def dvc(checkout, *words):
-    # The stages' `pentad` is the one beside this Python.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    call = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(call, cwd=checkout, capture_output=True, text=True, env={**os.environ, "PATH": path})
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    return copy_with_samples(tmp_path_factory.mktemp("checkout"), TARGET, TINY)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,11 @@
 import os
 import resource
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from pipelines.checkout import ROOT, copy_project, dvc
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 15
 
 
@@ -19,15 +16,8 @@ def finished(tmp_path_factory):
     """A copy of the project in which every pipeline counts as run: small files stand for what its stages write."""
     if not (ROOT / "data").is_dir():
         pytest.skip("no sample data here; write it with pentad samples")
-    place = tmp_path_factory.mktemp("checkout")
-    call = ["git", "ls-files", "-co", "--exclude-standard"]
-    listed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    for name in listed:
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / name)
+    place = copy_project(tmp_path_factory.mktemp("checkout"), "pipelines", leftovers=())
     shutil.copytree(ROOT / "data", place / "data", copy_function=os.link)
-    subprocess.run(["git", "init", "-q"], cwd=place, check=True)
     for file in place.glob("pipelines/*/dvc.yaml"):
         for out in outputs(file):
             if not out.exists():
@@ -46,13 +36,6 @@ def outputs(file):
             name = entry if isinstance(entry, str) else next(iter(entry))
             for model in params["models"]:
                 yield file.parent / name.replace("${item.model}", model).replace("${models[0]}", params["models"][0])
-
-
-def dvc(place, *words):
-    call = [sys.executable, "-m", "dvc", *words]
-    done = subprocess.run(call, cwd=place, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
 
 
 @pytest.mark.slow
