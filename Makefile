@@ -38,7 +38,7 @@ coverage: samples ## branch coverage of the packages by the whole suite, worker 
 
 mutants: setup ## break core at random 100 times and count what its tests notice
 	coverage erase
-	OMP_NUM_THREADS=1 coverage run -m pytest -q -p no:xdist tests/core
+	COVERAGE_CONTEXT=test_function OMP_NUM_THREADS=1 coverage run -m pytest -q -p no:xdist tests/core
 	coverage combine --quiet
 	OMP_NUM_THREADS=1 python scripts/mutants.py --count 100
 

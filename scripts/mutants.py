@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Break the core in random small ways and count how often its tests notice: the share of mutants killed.
 
-    coverage run -m pytest -p no:xdist tests/core && coverage combine
+    COVERAGE_CONTEXT=test_function coverage run -m pytest -p no:xdist tests/core && coverage combine
     python scripts/mutants.py --count 100 --seed 0
 
 Each mutant is one change to one expression outside decorators, in a copy of packages/core: a comparison, an operator, a
