@@ -6,7 +6,7 @@ encoder and decoders (arXiv 2404.03425). Tensor layouts are those of the publish
 
 The projections act on each pixel alone, so they are taken in the order in which the route meets the pixels, and
 nothing but the image and the result is ever put into another order; the route back is the same sequence, walked from
-its end.
+its end. The channels of a pixel stay side by side throughout, so that turning moves whole pixels.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def cross_selective_scan(
         backend: Of `selective_scan`.
 
     Returns:
-        Shaped as ``x`` and of its dtype.
+        Shaped as ``x`` and of its dtype, with the channels of a pixel side by side.
 
     Raises:
         UsageError: The shapes do not fit each other (PTD-430), or what `selective_scan` raises.
@@ -54,7 +54,7 @@ def cross_selective_scan(
     _check(x, projection, step, step_bias, A, D)
     batch, channels, height, width = x.shape
     states, rank = A.shape[1], step.shape[2]
-    image = x.permute(0, 2, 3, 1).contiguous()  # a pixel's channels side by side: turning moves whole pixels
+    image = x.permute(0, 2, 3, 1).contiguous()
     skip = D.view(ROUTES, channels).sum(0)
     merged = []
     for first, lines in enumerate((image, image.transpose(1, 2).contiguous())):
@@ -66,7 +66,7 @@ def cross_selective_scan(
             dt, B, C = torch.split(own, [rank, states, states], dim=1)
             y = selective_scan(
                 sequence,
-                _times(step[route], dt),
+                _pixels_times(dt, step[route]),
                 A[route * channels : (route + 1) * channels],
                 B,
                 C,
@@ -79,8 +79,15 @@ def cross_selective_scan(
             total = y if total is None else total.add_(y)
         assert total is not None
         merged.append(total)
-    rows, columns = merged[0].view(x.shape), merged[1].view(batch, channels, width, height)
-    return rows.add_(columns.transpose(2, 3))
+    rows, columns = (total.transpose(1, 2) for total in merged)
+    image = rows.reshape(batch, height, width, channels)
+    image += columns.reshape(batch, width, height, channels).transpose(1, 2)
+    return image.permute(0, 3, 1, 2)
+
+
+def _pixels_times(pixels: Tensor, matrix: Tensor) -> Tensor:
+    """Return the matrix times each pixel (batch, channels, length), with the channels of a result side by side."""
+    return torch.bmm(pixels.transpose(1, 2), matrix.t().expand(pixels.shape[0], -1, -1)).transpose(1, 2)
 
 
 def _times(matrix: Tensor, pixels: Tensor) -> Tensor:

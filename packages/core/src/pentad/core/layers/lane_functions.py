@@ -7,9 +7,11 @@ float64, the same functions are put together from plain operations on numbers an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
 
 from pentad.core.layers.lanes import COUNT, Lanes, called, constant, emitted, fused
 
@@ -91,13 +93,38 @@ def _power_avx512(builder: Any, factor: Any, value: Any) -> Any:
     whole = builder.fsub(fused(builder, factor, value, shifter), shifter)
     fraction = fused(builder, factor, value, _negative(builder, whole))
     result = _power_series(builder, fraction, _EXP2[32])
-    return _masked(builder, "scalef.ps.512", [result, whole, result], [ir.Constant(ir.IntType(32), 4)])
+    return _avx512(builder, "mask.scalef.ps.512", [result, whole, result], [ir.Constant(ir.IntType(32), 4)])
 
 
-def _masked(builder: Any, name: str, vectors: list[Any], modes: list[Any]) -> Any:
-    """Emit one of LLVM's masked AVX-512 functions for every lane."""
+def _avx512(builder: Any, name: str, vectors: list[Any], modes: list[Any]) -> Any:
+    """Emit one of LLVM's masked AVX-512 functions for every lane of a vector, or of several joined in one."""
     every = ir.Constant(ir.IntType(COUNT), -1)
-    return called(builder, f"llvm.x86.avx512.mask.{name}", vectors[0].type, [*vectors, every, *modes])
+    made = []
+    for arguments in zip(*(_parts(builder, vector) for vector in vectors), strict=True):
+        call = [*arguments, every, *modes]
+        made.append(called(builder, f"llvm.x86.avx512.{name}", arguments[0].type, call))
+    return _joined(builder, made)
+
+
+def _parts(builder: Any, value: Any) -> list[Any]:
+    """Emit the vectors that `_joined` put together."""
+    if value.type.count == COUNT:
+        return [value]
+    starts = range(0, value.type.count, COUNT)
+    masks = [ir.Constant(ir.VectorType(ir.IntType(32), COUNT), [*range(k, k + COUNT)]) for k in starts]
+    return [builder.shuffle_vector(value, value, mask) for mask in masks]
+
+
+def _joined(builder: Any, vectors: Sequence[Any]) -> Any:
+    """Emit vectors (their number a power of two) as one: what is done with it is done with all of them in turns.
+
+    A processor looks only so far ahead: of long chains of operations, one after the other, it would start one or two.
+    """
+    while len(vectors) > 1:
+        count = 2 * vectors[0].type.count
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), count), [*range(count)])
+        vectors = [builder.shuffle_vector(a, b, mask) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+    return vectors[0]
 
 
 def _reciprocal(context: Any, builder: Any, value: Any) -> Any:
@@ -108,8 +135,7 @@ def _reciprocal(context: Any, builder: Any, value: Any) -> Any:
     one = constant(value.type, 1.0)
     if not _has_avx512(context, value):
         return builder.fdiv(one, value)
-    every = ir.Constant(ir.IntType(COUNT), -1)
-    guess = called(builder, "llvm.x86.avx512.rcp14.ps.512", value.type, [value, constant(value.type, 0.0), every])
+    guess = _avx512(builder, "rcp14.ps.512", [value, constant(value.type, 0.0)], [])
     missing = fused(builder, _negative(builder, value), guess, one)
     return fused(builder, guess, missing, guess)
 
@@ -146,15 +172,24 @@ def power(typing: Any, factor: Lanes, value: Lanes) -> Any:
     return value(factor, value), codegen
 
 
+def _exp_minus_abs(context: Any, builder: Any, x: Any) -> Any:
+    negative, least = _minus_abs(builder, x), constant(x.type, -1e3)  # exp(-1000) is 0
+    negative = builder.select(builder.fcmp_ordered(">", least, negative), least, negative)
+    return _power(context, builder, negative, constant(x.type, 1 / math.log(2)))
+
+
+def _softplus(context: Any, builder: Any, x: Any, decayed: Any) -> Any:
+    zero = constant(x.type, 0.0)
+    positive = builder.select(builder.fcmp_unordered("<", x, zero), zero, x)
+    return builder.fadd(positive, _log1p(context, builder, decayed))
+
+
 @emitted
 def exp_minus_abs(typing: Any, value: Lanes) -> Any:
     """Return exp(-|x|) of each lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        (x,) = args
-        negative, least = _minus_abs(builder, x), constant(x.type, -1e3)  # exp(-1000) is 0
-        negative = builder.select(builder.fcmp_ordered(">", least, negative), least, negative)
-        return _power(context, builder, negative, constant(x.type, 1 / math.log(2)))
+        return _exp_minus_abs(context, builder, *args)
 
     return value(value), codegen
 
@@ -164,12 +199,35 @@ def softplus(typing: Any, value: Lanes, decayed: Lanes) -> Any:
     """Return log(1 + exp(x)) of each lane, given ``exp_minus_abs(x)``."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        x, w = args
-        zero = constant(x.type, 0.0)
-        positive = builder.select(builder.fcmp_unordered("<", x, zero), zero, x)
-        return builder.fadd(positive, _log1p(context, builder, w))
+        return _softplus(context, builder, *args)
 
     return value(value, decayed), codegen
+
+
+@emitted
+def four_softplus(typing: Any, a: Lanes, b: Lanes, c: Lanes, d: Lanes) -> Any:
+    """Return log(1 + exp(x)) of each lane of four vectors, worked out side by side."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        joined = _joined(builder, args)
+        found = _softplus(context, builder, joined, _exp_minus_abs(context, builder, joined))
+        return context.make_tuple(builder, sig.return_type, _parts(builder, found))
+
+    four = types.UniTuple(a, 4)  # type: ignore[no-untyped-call]
+    return four(a, b, c, d), codegen
+
+
+@emitted
+def four_powers(typing: Any, a: Lanes, b: Lanes, c: Lanes, d: Lanes, limit: Lanes, value: Lanes) -> Any:
+    """Return `power` of four factors, each `bounded` by the limit, with the same value, worked out side by side."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        factor, limits, values = (_joined(builder, x) for x in (args[:4], [args[4]] * 4, [args[5]] * 4))
+        factor = _bounded(builder, factor, _negative(builder, limits), limits)
+        return context.make_tuple(builder, sig.return_type, _parts(builder, _power(context, builder, factor, values)))
+
+    four = types.UniTuple(a, 4)  # type: ignore[no-untyped-call]
+    return four(a, b, c, d, limit, value), codegen
 
 
 @emitted

@@ -381,11 +381,16 @@ def copy_back(source: Address, at: int, target: Address, to: int, count: int) ->
 
 
 @compiled
-def drain(w: Address, tile: int, target: Address, at: int, strides: tuple[int, int], size: tuple[int, int]) -> None:
-    """Copy ``size`` (lanes, steps) of a tile to a tensor's place ``at``; strides of the channels, and 1 or -1."""
-    (lanes, steps), (along, step) = size, strides
-    done = 0
-    if lanes == COUNT:
+def drain(
+    w: Address, tile: int, target: Address, at: int, strides: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    """Copy ``size`` (lanes, steps) of a tile to a tensor from ``at`` on."""
+    (_, along, step), (lanes, steps), done = strides, size, 0
+    if lanes == COUNT and along == 1:
+        for t in range(steps):
+            store(target, at + t * step, load(w, tile + t * COUNT))
+        done = steps
+    elif lanes == COUNT and abs(step) == 1:
         low, first = (0, 0) if step == 1 else (1 - COUNT, (COUNT - 1) * COUNT)
         for t in range(0, steps - COUNT + 1, COUNT):
             transpose(w, tile + t * COUNT + first, step * COUNT, target, at + t * step + low, along)

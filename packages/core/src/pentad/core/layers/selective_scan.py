@@ -302,9 +302,12 @@ def _backward(  # noqa: PLR0913 - the forward pass's arguments, what it kept, an
     return selective_scan_numba.backward(inputs, flags, checkpoints, grad_out, grad_last)
 
 
-def _backward_fake(*arguments: Any) -> Gradients:
-    made = [arguments[0].new_empty((0,) if x is None else x.shape) for x in arguments[:8]]
-    return tuple(made)
+def result_like(x: Tensor) -> Tensor:
+    """Return memory for a result shaped as ``x``, with the channels of a step side by side where ``x`` has them so."""
+    _, channels, length = x.shape
+    if x.stride(1) == 1 and x.stride(2) != 1:
+        return x.new_empty_strided(x.shape, (channels * length, 1, channels))
+    return x.new_empty(x.shape)
 
 
 def checkpoint_size(u: Tensor, A: Tensor, B: Tensor) -> int:
@@ -339,6 +342,7 @@ def _register(
     passes: tuple[Callable[..., Any], Callable[..., Any]],
     kept: Callable[..., int],
     switches: str,
+    result: Callable[[Tensor], Tensor],
 ) -> None:
     """Make the operators known to torch; registering by schema spares the first call an import of torch's compiler.
 
@@ -348,11 +352,18 @@ def _register(
         passes: Forward and backward.
         kept: u, A and B to the number of state values that forward keeps.
         switches: What follows the tensors, as in a schema.
+        result: An input with steps to memory as its gradient has; that of u as the output has.
     """
 
     def forward_fake(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
         last, size = u.new_empty((u.shape[0], *A.shape)), kept(u, A, B) if others[-1] else 0
-        return u.new_empty(u.shape), last, u.new_empty((size,))
+        return result(u), last, u.new_empty((size,))
+
+    def backward_fake(*arguments: Any) -> Gradients:
+        made = [arguments[0].new_empty((0,) if x is None else x.shape) for x in arguments[:8]]
+        for index in (0, 1, 6):  # u, delta and z
+            made[index] = made[index] if arguments[index] is None else result(arguments[index])
+        return tuple(made)
 
     inputs = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
     saved = "Tensor checkpoints, Tensor grad_out, Tensor? grad_last"
@@ -364,7 +375,7 @@ def _register(
     for operator, function in zip((forward, backward), passes, strict=True):
         torch.library.impl(operator, devices, function)
     torch.library.register_fake(forward, forward_fake)
-    torch.library.register_fake(backward, _backward_fake)
+    torch.library.register_fake(backward, backward_fake)
     gradient = partial(_differentiate, f"{name}_backward")
     torch.library.register_autograd(forward, gradient, setup_context=_setup_context)
 
@@ -374,11 +385,13 @@ _FUNCTIONS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "doubling": selective_scan_doubling.run,
     "mamba_ssm": selective_scan_mamba_ssm.run,
 }
-_register("selective_scan", ("cpu",), (_forward, _backward), checkpoint_size, "bool delta_softplus, bool reverse")
+_SWITCHES = "bool delta_softplus", "bool delta_softplus, bool reverse"
+_register("selective_scan", ("cpu",), (_forward, _backward), checkpoint_size, _SWITCHES[1], result_like)
 _register(
     "selective_scan_triton",
     selective_scan_triton.DEVICES,
     (selective_scan_triton.forward, selective_scan_triton.backward),
     selective_scan_triton.kept_size,
-    "bool delta_softplus",
+    _SWITCHES[0],
+    lambda x: x.new_empty(x.shape),
 )

@@ -56,6 +56,7 @@ from pentad.core.layers.selective_scan_layout import (
 from pentad.core.layers.selective_scan_tasks import (
     Place,
     Tensors,
+    at,
     copy_matrices,
     fetch_matrices,
     fill_steps,
@@ -63,8 +64,6 @@ from pentad.core.layers.selective_scan_tasks import (
     inputs_ahead,
     layout,
     place_of,
-    result_ahead,
-    result_at,
     spread_out,
     start,
     start_steps,
@@ -134,13 +133,13 @@ def _replay(w: Address, b: int, c: int, a: int, steps: int, ahead: Lines) -> Non
 
 @compiled
 def _walk_back(
-    w: Address, b: int, c: int, at: tuple[int, int, int], sums: tuple[int, int], steps: int, ahead: Lines
+    w: Address, b: int, c: int, vectors: tuple[int, int, int], sums: tuple[int, int], steps: int, ahead: Lines
 ) -> None:
     """Walk four states back, adding to the sums behind the gradients of A, B, C, u and delta.
 
-    ``at``: vectors of A, of e g and of the gradient of A; ``sums``: vectors of the gradients of B and C.
+    ``vectors``: those of A, of e g and of the gradient of A; ``sums``: vectors of the gradients of B and C.
     """
-    a, g, s = at
+    a, g, s = vectors
     a0, a1, a2, a3 = load(w, a), load(w, a + LANES), load(w, a + 2 * LANES), load(w, a + 3 * LANES)
     g0, g1, g2, g3 = load(w, g), load(w, g + LANES), load(w, g + 2 * LANES), load(w, g + 3 * LANES)
     s0, s1, s2, s3 = load(w, s), load(w, s + LANES), load(w, s + 2 * LANES), load(w, s + 3 * LANES)
@@ -185,12 +184,14 @@ def _ahead(io: Traffic, s: Layout, p: Place, which: int) -> Lines:
     if which < 2 or (which == 2 and s.gate):
         return inputs_ahead(io.x, s, p.after, which)
     if which == 3:
-        return lines(io.known.grad, p.after[0] * s.grad[0] + p.after[1] * s.grad[1] + p.after[2] * s.grad[2], s.grad)
+        return lines(io.known.grad, at(s.grad, p.after), s.grad)
     if which == 4:
         return Lines(io.known.kept, p.kept_after, 2 * line(io.known.kept), line(io.known.kept))
     if which == 5:
-        return result_ahead(s, io.grads.u, p.here)
-    return result_ahead(s, io.grads.z if s.gate and which == 6 else io.grads.delta, p.here)
+        return lines(io.grads.u, at(s.out, p.here), s.out)
+    if which == 6 and s.gate:
+        return lines(io.grads.z, at(s.to_z, p.here), s.to_z)
+    return lines(io.grads.delta, at(s.to_delta, p.here), s.to_delta)
 
 
 @compiled
@@ -207,8 +208,8 @@ def _sweep_quads(w: Address, s: Layout, m: Plan, io: Traffic, p: Place) -> None:
         _replay(w, b, c, m.scaled + row, steps, _ahead(io, s, p, 2 * q))
         to_b = m.sums + q * CHUNK * LANES
         sums = to_b, to_b + quads * CHUNK * LANES
-        at = m.A + row, m.carry + row, m.grad_A + row
-        _walk_back(w, b, c, at, sums, steps, _ahead(io, s, p, 2 * q + 1))
+        vectors = m.A + row, m.carry + row, m.grad_A + row
+        _walk_back(w, b, c, vectors, sums, steps, _ahead(io, s, p, 2 * q + 1))
     for which in range(2 * quads, 8):
         fetch_all(_ahead(io, s, p, which), steps)
 
@@ -267,8 +268,8 @@ def _finish(w: Address, s: Layout, m: Plan, k: int, steps: int) -> None:
 
 
 @compiled
-def _finish_matrices(w: Address, s: Layout, m: Plan, grads: Tensors, at: int, steps: int) -> None:
-    """Write the chunk's gradients of B and C from ``at`` on and set their sums back to 0."""
+def _finish_matrices(w: Address, s: Layout, m: Plan, grads: Tensors, place: int, steps: int) -> None:
+    """Write the chunk's gradients of B and C from ``place`` on and set their sums back to 0."""
     zero, half = zeros(w), -(-s.rows // QUAD) * QUAD * CHUNK
     vectors = -(-s.rows // QUAD) * CHUNK * LANES
     for i in range(0, 2 * vectors, CHUNK * LANES):
@@ -282,7 +283,7 @@ def _finish_matrices(w: Address, s: Layout, m: Plan, grads: Tensors, at: int, st
                 store(w, m.sums + i + (t + v) * LANES, zero)
     for n in range(s.states):
         for t in range(steps):
-            to = at + n * s.length + t * s.way
+            to = place + n * s.length + t * s.way
             put(grads.B, to, get(w, m.totals + n * CHUNK + t))
             put(grads.C, to, get(w, m.totals + half + n * CHUNK + t))
 
@@ -306,7 +307,7 @@ def _backward(io: Traffic, w: Address, n: Any, index: int) -> None:
         for k in range(task.blocks):
             p = place_of(s, task, k, first, -1)
             fill_steps(w, x, s, p.here, p.size)
-            fill(w, GRAD, known.grad, p.here[0] * s.grad[0] + p.here[1] * s.grad[1] + first * s.grad[2], s.grad, p.size)
+            fill(w, GRAD, known.grad, at(s.grad, p.here), s.grad, p.size)
             start_steps(w, s, m, k, steps, s.softplus)
             _gate_gradients(w, s, steps)
             if s.states == 1:
@@ -314,11 +315,10 @@ def _backward(io: Traffic, w: Address, n: Any, index: int) -> None:
             else:
                 _sweep_quads(w, s, m, io, p)
             _finish(w, s, m, k, steps)
-            at = result_at(s, p.here)
-            drain(w, SUM_B, grads.u, at, (s.length, s.way), p.size)
-            drain(w, SUM_A, grads.delta, at, (s.length, s.way), p.size)
+            drain(w, SUM_B, grads.u, at(s.out, p.here), s.out, p.size)
+            drain(w, SUM_A, grads.delta, at(s.to_delta, p.here), s.to_delta, p.size)
             if s.gate:
-                drain(w, OUT, grads.z, at, (s.length, s.way), p.size)
+                drain(w, OUT, grads.z, at(s.to_z, p.here), s.to_z, p.size)
         _finish_matrices(w, s, m, grads, to, steps)
     gather(w, m.grad_A, grads.A, s, task, (s.states, s.rows))
     gather(w, m.grad_skip, grads.D, s, task, (1, 1))

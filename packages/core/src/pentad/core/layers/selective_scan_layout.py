@@ -24,6 +24,8 @@ FORWARD_TILES, BACKWARD_TILES = 6, 10 + 2 * QUAD
 class Layout(NamedTuple):
     """Sizes, switches (0 or 1), and strides in elements (batch, channel, step; of B and C batch, group, state).
 
+    ``out`` are those of the result, or of the gradient of u; ``to_delta`` and ``to_z`` of these gradients.
+
     ``width`` is the number of channels of a group, ``parts`` the number of tasks that share it, ``rows`` the number of
     states the loops walk: ``states`` made up to whole quads. ``way`` is 1, or -1 where the last step in memory comes
     first: addresses are then those of the last step, and strides along the steps negative.
@@ -49,6 +51,9 @@ class Layout(NamedTuple):
     grad: tuple[int, int, int]
     B: tuple[int, int, int]
     C: tuple[int, int, int]
+    out: tuple[int, int, int]
+    to_delta: tuple[int, int, int]
+    to_z: tuple[int, int, int]
 
     def numbers(self) -> list[int]:
         """Return all of it in one row."""

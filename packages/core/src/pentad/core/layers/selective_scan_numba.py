@@ -10,7 +10,7 @@ import ctypes
 import functools
 import importlib.util
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pentad.core.layers import machine_code
 from pentad.core.layers import selective_scan_layout as plans
-from pentad.core.layers.selective_scan import LANES, Gradients
+from pentad.core.layers.selective_scan import LANES, Gradients, result_like
 from pentad.core.layers.selective_scan_layout import Layout
 
 if importlib.util.find_spec("numba") is None:
@@ -79,12 +79,12 @@ def _advise() -> Callable[[int, int, int], int] | None:
     return function
 
 
-def _fresh(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return uninitialised memory, in huge pages if the system has them.
+def _in_huge_pages(made: Tensor) -> Tensor:
+    """Return memory that nothing was written to yet, in huge pages if the system has them.
 
     Being given results page by page takes a third of the time of a scan too long for the memory of the one before.
     """
-    made, advise = like.new_empty(shape), _advise()
+    advise = _advise()
     start = -(-made.data_ptr() // _HUGE) * _HUGE
     size = (made.data_ptr() + made.nbytes) // _HUGE * _HUGE - start
     if advise and size > 0:
@@ -108,9 +108,17 @@ class Flags(NamedTuple):
 
 
 def _prepare(
-    inputs: Inputs, flags: Flags, keep: bool, grad: Tensor | None = None, grad_last: Tensor | None = None
+    inputs: Inputs,
+    flags: Flags,
+    keep: bool,
+    results: tuple[Tensor, ...],
+    grad: Tensor | None = None,
+    grad_last: Tensor | None = None,
 ) -> tuple[Inputs, Layout]:
-    """Return the inputs as the loops can walk them, and what to tell the loops about them."""
+    """Return the inputs as the loops can walk them, and what to tell the loops about them and the ``results``.
+
+    These are the output, or the gradients of u, delta and z.
+    """
     u, delta, z = (None if x is None else _walkable(x) for x in (inputs[0], inputs[1], inputs[6]))
     B, C = (x if x.stride(3) == 1 else x.contiguous() for x in (inputs[3], inputs[4]) if x is not None)
     A, D, bias = (None if x is None else x.contiguous() for x in (inputs[2], inputs[5], inputs[7]))
@@ -119,8 +127,12 @@ def _prepare(
     batch, channels, length = u.shape
     width, states = channels // B.shape[1], A.shape[1]
     way = -1 if flags.reverse else 1
-    walked = [(0, 0, 0) if x is None else (*x.stride()[:2], x.stride(2) * way) for x in (u, delta, z, grad)]
-    strides: Any = [*walked, B.stride()[:3], C.stride()[:3]]
+    written = (*results, None, None)[:3]
+    walked = [
+        (0, 0, 0) if x is None or x.dim() != 3 else (*x.stride()[:2], x.stride(2) * way)
+        for x in (u, delta, z, grad, *written)
+    ]
+    strides: Any = [*walked[:4], B.stride()[:3], C.stride()[:3], *walked[4:]]
     given = [int(x is not None) for x in (D, bias, z)]
     parts = min(_MOST_PARTS, -(-width // (_LEAST_BLOCKS * LANES)))
     sizes = batch, B.shape[1], width, length, states, plans.whole_quads(states), parts
@@ -140,8 +152,12 @@ def forward(inputs: Inputs, flags: Flags, keep: int) -> tuple[Tensor, Tensor, Te
     u, _, A = inputs[:3]
     assert u is not None
     assert A is not None
-    x, layout = _prepare(inputs, flags, keep > 0)
-    out, last, kept = _fresh(u, u.shape), u.new_empty((u.shape[0], *A.shape)), _fresh(u, (keep,))
+    out, last, kept = (
+        _in_huge_pages(result_like(u)),
+        u.new_empty((u.shape[0], *A.shape)),
+        _in_huge_pages(u.new_empty(keep)),
+    )
+    x, layout = _prepare(inputs, flags, keep > 0, (out,))
     if u.numel():
         _run("forward", (*x, out, last, kept), layout, plans.FORWARD_TILES)
     return out, last, kept
@@ -157,17 +173,18 @@ def backward(inputs: Inputs, flags: Flags, kept: Tensor, grad: Tensor, grad_last
         grad: Gradient of its output, any strides.
         grad_last: Gradient of the last state, if any.
     """
-    u, _, A, B, _, D, z, bias = inputs
+    u, delta, A, B, _, D, z, bias = inputs
     assert u is not None
+    assert delta is not None
     assert A is not None
     assert B is not None
     grad, grad_last = _walkable(grad), None if grad_last is None else grad_last.contiguous()
-    x, s = _prepare(inputs, flags, True, grad, grad_last)
+    walked = [u.new_empty(0) if x is None else _in_huge_pages(result_like(x)) for x in (u, delta, z)]
+    x, s = _prepare(inputs, flags, True, tuple(walked), grad, grad_last)
     parts = s.batch, s.groups, s.parts, s.states, s.length
-    made = [_fresh(u, shape) for shape in (u.shape, u.shape, parts, parts)]
+    matrices = [_in_huge_pages(u.new_empty(parts)) for _ in range(2)]
     per_sample = [u.new_empty((s.batch, *A.shape)), u.new_empty(u.shape[:2]), u.new_empty(u.shape[:2])]
-    grad_z = _fresh(u, (0,) if z is None else u.shape)
-    ordered = (*made[:2], per_sample[0], *made[2:], per_sample[1], grad_z, per_sample[2])
+    ordered = (*walked[:2], per_sample[0], *matrices, per_sample[1], walked[2], per_sample[2])
     if u.numel():
         _run("backward", (*x, grad, grad_last, kept, *ordered), s, plans.BACKWARD_TILES)
     return _summed(ordered, D is not None, bias is not None)

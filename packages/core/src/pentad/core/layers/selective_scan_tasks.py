@@ -95,9 +95,9 @@ def _triple(n: Any, k: int) -> tuple[int, int, int]:
 def layout(n: Any) -> tuple[Layout, Plan]:
     """Read both from the numbers that stand for them in a row."""
     a, b, c, d, e, f = _triple(n, 0), _triple(n, 3), _triple(n, 6), _triple(n, 9), _triple(n, 14), _triple(n, 17)
-    rest = _triple(n, 20), _triple(n, 23), _triple(n, 26), _triple(n, 29)
-    s = Layout(*a, *b, *c, *d, get(n, 12), get(n, 13), e, f, *rest)
-    return s, Plan(*_triple(n, 32), *_triple(n, 35), *_triple(n, 38), *_triple(n, 41), get(n, 44))
+    rest = _triple(n, 20), _triple(n, 23), _triple(n, 26), _triple(n, 29), _triple(n, 32), _triple(n, 35)
+    s = Layout(*a, *b, *c, *d, get(n, 12), get(n, 13), e, f, *rest, _triple(n, 38))
+    return s, Plan(*_triple(n, 41), *_triple(n, 44), *_triple(n, 47), *_triple(n, 50), get(n, 53))
 
 
 @compiled
@@ -148,12 +148,12 @@ def spread_out(source: Address, w: Address, to: int, s: Layout, task: Task, shap
         start, lanes = channels(s, task, k)
         for c in range(lanes):
             for n in range(values):
-                at = (batch * s.groups * s.width + start + c) * values + n
-                put(w, to + (k * rows + n) * LANES + c, get(source, at))
+                place = (batch * s.groups * s.width + start + c) * values + n
+                put(w, to + (k * rows + n) * LANES + c, get(source, place))
 
 
 @compiled
-def gather(w: Address, at: int, target: Address, s: Layout, task: Task, shape: tuple[int, int]) -> None:
+def gather(w: Address, first: int, target: Address, s: Layout, task: Task, shape: tuple[int, int]) -> None:
     """Copy vectors back to the task's part of a contiguous (batch, channels, values) tensor; shape: values, rows."""
     values, rows = shape
     for k in range(task.blocks):
@@ -161,41 +161,32 @@ def gather(w: Address, at: int, target: Address, s: Layout, task: Task, shape: t
         for c in range(lanes):
             for n in range(values):
                 to = (task.batch * s.groups * s.width + start + c) * values + n
-                put(target, to, get(w, at + (k * rows + n) * LANES + c))
+                put(target, to, get(w, first + (k * rows + n) * LANES + c))
+
+
+@compiled
+def at(strides: tuple[int, int, int], place: tuple[int, int, int]) -> int:
+    """Return where the place (batch, channel, step) lies in a tensor of these strides."""
+    return place[0] * strides[0] + place[1] * strides[1] + place[2] * strides[2]
 
 
 @compiled
 def fill_steps(w: Address, x: Tensors, s: Layout, place: tuple[int, int, int], size: tuple[int, int]) -> None:
     """Fill the tiles of u, of the raw step and of z for the lanes that start at ``place`` (batch, channel, step)."""
-    b, c, t = place
-    fill(w, INPUT, x.u, b * s.u[0] + c * s.u[1] + t * s.u[2], s.u, size)
-    fill(w, STEP, x.delta, b * s.delta[0] + c * s.delta[1] + t * s.delta[2], s.delta, size)
+    fill(w, INPUT, x.u, at(s.u, place), s.u, size)
+    fill(w, STEP, x.delta, at(s.delta, place), s.delta, size)
     if s.gate:
-        fill(w, GATE, x.z, b * s.z[0] + c * s.z[1] + t * s.z[2], s.z, size)
+        fill(w, GATE, x.z, at(s.z, place), s.z, size)
 
 
 @compiled
 def inputs_ahead(x: Tensors, s: Layout, place: tuple[int, int, int], which: int) -> Lines:
     """Return the lines of u (0), delta (1) or z (2) that `fill_steps` will read at the place."""
-    b, c, t = place
     if which == 0:
-        return lines(x.u, b * s.u[0] + c * s.u[1] + t * s.u[2], s.u)
+        return lines(x.u, at(s.u, place), s.u)
     if which == 1:
-        return lines(x.delta, b * s.delta[0] + c * s.delta[1] + t * s.delta[2], s.delta)
-    return lines(x.z, b * s.z[0] + c * s.z[1] + t * s.z[2], s.z)
-
-
-@compiled
-def result_at(s: Layout, place: tuple[int, int, int]) -> int:
-    """Return where the place lies in a contiguous tensor."""
-    b, c, t = place
-    return (b * s.groups * s.width + c) * s.length + t * s.way
-
-
-@compiled
-def result_ahead(s: Layout, result: Address, place: tuple[int, int, int]) -> Lines:
-    """Return the lines of a contiguous tensor that `drain` will write at the place."""
-    return lines(result, result_at(s, place), (0, s.length, s.way))
+        return lines(x.delta, at(s.delta, place), s.delta)
+    return lines(x.z, at(s.z, place), s.z)
 
 
 @compiled

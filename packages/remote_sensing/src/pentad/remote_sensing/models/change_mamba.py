@@ -184,7 +184,8 @@ class _Network(PublishedModel):
         if pre.shape != post.shape or pre.dim() != 4 or pre.shape[1] != bands or min(pre.shape) < 1:
             found = f"the two images have shapes {tuple(pre.shape)} and {tuple(post.shape)}"
             raise UsageError("PTD-842", found, f"give two of one shape (batch, {bands}, height, width)")
-        return self.encoder(pre), self.encoder(post)
+        both = [feature.chunk(2) for feature in self.encoder(torch.cat([pre, post]))]  # weights are read once
+        return [feature[0] for feature in both], [feature[1] for feature in both]
 
 
 class MambaBCD(_Network):
