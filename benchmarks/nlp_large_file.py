@@ -2,12 +2,15 @@
 
 - ``plan``: the command with --dry-run, which reads every byte once and cuts the file into pieces of 1 MiB.
 - ``read``: planning, then every document of every piece decoded and checked, as workers do before the model.
-- ``answer``: the whole command, a character TF-IDF trained for a moment, one worker, without pages.
+- ``shard``: the whole command as one of 100 machines would run it, --shard 1/100: every byte planned, every hundredth
+  piece read, answered by a character TF-IDF trained for a moment, written and journalled; one worker, without pages.
+- ``resume``: that run again after two of its answers were deleted, with --resume: all is checked, two are done anew.
+- ``answer``: the whole command on the whole file.
 
 The files are CSV of posts of about 400 bytes. Memory is that of all processes together at its peak, looked up 20 times
 a second. Writes benchmarks/nlp_large_file.json and .md; a row that is not measured again keeps its figures.
 
-    python benchmarks/nlp_large_file.py [--part plan read answer] [--mib 500 5000]
+    python benchmarks/nlp_large_file.py [--part plan read shard resume answer] [--mib 500 5000]
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from typing import Any
 
 from process_tree import Measured, run
 
-PARTS = ("plan", "read", "answer")
+PARTS = ("plan", "read", "shard", "resume", "answer")
+SHARD = ("--shard", "1/100")
 PARAMS = """
 prepare: {task: classes, split: {train: 0.7, val: 0.2, test: 0.1}}
 text: {}
@@ -74,18 +78,25 @@ def read_all(path: Path) -> int:
     return sum(len(read_chunk(case, config)) for case in find_chunks([path], config)[0])
 
 
-def measure(part: str, mib: int, folder: Path, model: Path) -> dict[str, Any]:
-    """Return a row of the table."""
-    path = folder / "posts-large.csv"
-    write_posts(path, mib)
+def measure(part: str, mib: int, path: Path, model: Path) -> dict[str, Any]:
+    """Return a row of the table; ``resume`` goes on with the run that ``shard`` left."""
     if part == "read":
         found = run([sys.executable, __file__, "--read", str(path)])
+        if found.code:
+            raise RuntimeError(found.output[-2000:])
     else:
-        out = ["-o", str(folder / f"{part}-{mib}"), "--model", str(model), "--outputs", "", "--quiet"]
-        found = pentad(["predict", str(path), *out, *(["--dry-run"] if part == "plan" else [])])
-    if found.code:
-        raise RuntimeError(found.output[-2000:])
-    path.unlink()
+        out = path.parent / f"{'answer' if part == 'answer' else 'shard'}-{mib}"
+        more = {
+            "plan": ["--dry-run"],
+            "shard": [*SHARD, "--run", "r"],
+            "resume": [*SHARD, "--resume", "r"],
+            "answer": ["--run", "r"],
+        }
+        if part == "resume":
+            for answers in sorted((out / "r").rglob("predictions.jsonl"))[:2]:
+                answers.unlink()
+        flags = ["-o", str(out), "--model", str(model), "--outputs", "", "--quiet", *more[part]]
+        found = pentad(["predict", str(path), *flags])
     return {"part": part, "mib": mib, "peak_mib": round(found.peak_mb), "cpu_seconds": round(found.cpu_seconds, 1)}
 
 
@@ -111,9 +122,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = bundle(folder)
-        for part in asked.part:
-            for mib in asked.mib:
-                row = measure(part, mib, folder, model)
+        for mib in asked.mib:
+            path = folder / "posts-large.csv"
+            write_posts(path, mib)
+            for part in sorted(asked.part, key=PARTS.index):
+                row = measure(part, mib, path, model)
                 rows = [old for old in rows if (old["part"], old["mib"]) != (part, mib)] + [row]
                 rows.sort(key=lambda one: (PARTS.index(one["part"]), one["mib"]))
                 file.write_text(json.dumps(rows, indent=1) + "\n")
