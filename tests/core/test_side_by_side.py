@@ -1,0 +1,39 @@
+"""The tables and the drawing that every pipeline's report has of its models."""
+
+from __future__ import annotations
+
+import json
+
+from pentad.core.evaluation import Row
+from pentad.core.side_by_side import draw_training, per_case_csv, read_histories, training_csv
+
+HISTORIES = {
+    "net": [{"step": 2.0, "loss": 0.123456789}, {"step": 4.0, "loss": None, "val_f1": 0.5}, {"step": 6.0, "loss": 0.5}],
+    "other": [{"step": 6.0, "loss": 2.0}],
+}
+
+
+def test_a_row_a_model_and_case_with_nan_where_there_is_no_value():
+    rows = [Row("a,b", "p1", "ok", "", "", {"dice": 0.123456789}), Row("c", "p2", "failed", "PTD-1", "broken", {})]
+    text = per_case_csv([("net", rows), ("other", rows[:1])], ["dice", "nsd"], digits=3)
+    assert text == 'model,id,dice,nsd\nnet,"a,b",0.123,nan\nnet,c,nan,nan\nother,"a,b",0.123,nan\n'
+    assert per_case_csv([("net", rows[:1])], ["dice"]).endswith(",0.123457\n")
+
+
+def test_histories_are_those_of_the_models_that_were_trained(tmp_path):
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in HISTORIES["net"]))
+    assert read_histories(tmp_path, ["threshold", "net"]) == {"net": HISTORIES["net"]}
+
+
+def test_the_course_of_a_training_leaves_out_lines_without_a_loss():
+    assert training_csv(HISTORIES) == "model,step,loss\nnet,2,0.123457\nnet,6,0.5\nother,6,2\n"
+    assert training_csv({}) == "model,step,loss\n"
+
+
+def test_every_model_has_a_line_with_its_name():
+    [axes] = draw_training(HISTORIES, "cross-entropy").axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+    assert lines == {"net": [[2.0, 0.123456789], [6.0, 0.5]], "other": [[6.0, 2.0]]}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "cross-entropy")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["net", "other"]
