@@ -3,9 +3,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import coverage
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
+
+
+def pytest_sessionfinish() -> None:
+    """Keep what coverage measured in a worker of xdist, which is given ten seconds to end and then killed."""
+    if measuring := coverage.Coverage.current():
+        measuring.save()
 
 
 @pytest.fixture(scope="session")
