@@ -34,7 +34,9 @@ if [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
     rm -rf .venv
     "$python" -m venv --without-pip .venv
     site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    "$shared/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$site/shared.pth"
+    # As a site folder of its own, so that the path files in it work too: coverage's starts it in every process.
+    "$shared/bin/python" -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+        >"$site/shared.pth"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
         $(printf -- '-e %s ' packages/*/)
     # The shared environment's commands, run by this clone's Python so that they see its packages.
