@@ -125,7 +125,9 @@ def _rows(model: nn.Module, part: Mapping[str, Any], dtype: torch.dtype, prefix:
         if module.startswith("output."):
             found[stage] = outputs[module.removeprefix("output.")]
         else:
-            out = calls[official_name(module)][stage.endswith("(post)")]
+            out = calls[official_name(module)][0]
+            if stage != module:  # the encoder takes both images as one batch
+                out = out.chunk(2)[stage.endswith("(post)")]
             # The published code records what leaves the encoder, channels first; our norms have the channels last.
             found[stage] = out.permute(0, 3, 1, 2) if ".outnorm" in module else out
     wanted = {"output": expected["output"], **expected.get("stages", {})}
