@@ -256,7 +256,10 @@ def test_the_core_readme_lists_the_selective_scans_backends():
     assert re.findall(r"^\| `(\w+)` \|", section.split("\n## ")[0], re.MULTILINE) == list(available_backends())
 
 
-@pytest.mark.parametrize(("package", "script", "mark"), [("core", "selective_scan", "selective scan"), ("audio",) * 3])
+@pytest.mark.parametrize(
+    ("package", "script", "mark"),
+    [("core", "selective_scan", "selective scan"), ("audio",) * 3, ("nlp", "nlp_predict", "texts a second")],
+)
 def test_a_package_quotes_its_measured_figures(package, script, mark):
     path = ROOT / f"benchmarks/{script}.py"
     benchmark = importlib.util.module_from_spec(importlib.util.spec_from_file_location(f"{script}_benchmark", path))

@@ -31,6 +31,20 @@ def test_evaluation_writes_scores_calibration_bias_and_time(classified):
     assert json.loads((folder / "calibration.json").read_text())["temperature"] > 0
 
 
+def test_subgroups_may_be_named_in_the_call(classified, tmp_path):
+    table = classified / "prepared" / "cases.jsonl"
+    places = ("--model", classified / "bundles" / "char_tfidf", "-o", tmp_path / "e")
+    given = ("--params", classified / "params.yaml", "--subgroups", "foxes=fox,vixen", "--subgroups", "birds=bird")
+    assert call("nlp", "evaluate", table, *places, *given).code == 0
+    bias = json.loads((tmp_path / "e" / "bias.json").read_text())
+    assert {name: (group["positives"], group["negatives"]) for name, group in bias["groups"].items()} == {
+        "foxes": (4, 0),
+        "birds": (0, 4),
+    }
+    done = call("nlp", "evaluate", table, *places, "--params", classified / "params.yaml", "--subgroups", "foxes")
+    assert (done.code, done.sentence()[:7]) == (2, "PTD-818")
+
+
 def test_entities_are_scored_by_type_strict_and_partial(tagged):
     metrics = json.loads((tagged / "evaluations" / "crf" / "metrics.json").read_text())
     assert metrics["f1"]["value"] == metrics["f1_NEP"]["value"] == 1.0

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pentad.core import options
+from pentad.core.errors import UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,14 +73,32 @@ def evaluate(
     split: options.Split = "test",
     params: options.Params = Path("params.yaml"),
     override: options.Override = [],  # noqa: B006
+    subgroups: Annotated[
+        list[str],
+        typer.Option(help="A group for the bias report and words that name it, say red=red,crimson; repeatable."),
+    ] = [],  # noqa: B006
     device: options.Device = "auto",
 ) -> None:
     """Score a model on labelled documents: a row a document, intervals, calibration and bias."""
     from pentad.nlp.evaluate import evaluate
 
-    text, failed = evaluate(table, split, model, out, params, override, device)
+    chosen = [*override, _terms_setting(subgroups)] if subgroups else override
+    text, failed = evaluate(table, split, model, out, params, chosen, device)
     typer.echo(text)
     raise typer.Exit(3 if failed else 0)
+
+
+def _terms_setting(groups: list[str]) -> str:
+    """The setting ``bias.terms=…`` for groups written ``NAME=WORD,WORD``."""
+    import json
+
+    terms: dict[str, list[str]] = {}
+    for group in groups:
+        name, _, words = group.partition("=")
+        terms[name.strip()] = [word.strip() for word in words.split(",") if word.strip()]
+        if not name.strip() or not terms[name.strip()]:
+            raise UsageError("PTD-818", f"'{group}' names no group", "write it as red=red,crimson")
+    return f"bias.terms={json.dumps(terms, ensure_ascii=False)}"
 
 
 @app.command()
