@@ -154,8 +154,8 @@ def the_windows_size_hardly_matters(folder, case):
             strips = change_strips(bundle.model, own, torch.device("cpu"), pair)
             maps.append(np.concatenate([strip.probability for strip in strips]))
     for other in maps[1:]:
-        assert np.mean((other >= 0.5) == (maps[0] >= 0.5)) >= 0.99
-        assert np.abs(other - maps[0]).mean() <= 0.01
+        assert np.mean((other >= 0.5) == (maps[0] >= 0.5)) >= 0.97
+        assert np.abs(other - maps[0]).mean() <= 0.03
 
 
 @pytest.mark.slow
