@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from command import unmeasured
 from core import batch_processors
 
 from pentad.core.batch import BatchOptions, run_batch
@@ -48,7 +49,8 @@ def marks(tmp_path: Path) -> Counter[str]:
 
 
 def start(table: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    inherited = unmeasured() if "--file-limit" in arguments else os.environ
+    environment = {**inherited, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "core.batch_driver", str(table), str(table.parent / "out"), *arguments]
     return subprocess.Popen(
         command, env=environment, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
