@@ -7,7 +7,8 @@
 Each mutant is one change to one expression outside decorators, in a copy of packages/core: a comparison, an operator, a
 constant, a negated condition, a returned value. It meets the tests that run its line by the coverage data, the fastest
 first, and is killed where one fails or takes too long; lines that only worker processes or imports run are met by tests
-of the same module. One process imports the heavy libraries once and is forked for every mutant.
+of the same module, or by the test file of its name. One process imports the heavy libraries once and is forked for
+every mutant.
 """
 
 from __future__ import annotations
@@ -76,6 +77,14 @@ def tests_by_line(data: CoverageData) -> dict[str, dict[int, list[str]]]:
     return found
 
 
+def named_for(file: str) -> list[str]:
+    """Test files that bear the module's name or its beginning, for what only processes of their own import."""
+    stem = Path(file).stem
+    found = [path for path in (ROOT / "tests" / "core").rglob("test_*.py") if stem.startswith(path.stem[5:])]
+    longest = max((len(path.stem) for path in found), default=0)
+    return [path.relative_to(ROOT).as_posix() for path in found if len(path.stem) == longest]
+
+
 def _node(context: str) -> str:
     """`core.test_x.test_y` or `tests.core.test_x.test_y` as tests/core/test_x.py::test_y, or nothing."""
     match = re.fullmatch(r"(?:tests\.)?((?:\w+\.)*test_\w+)\.(test_\w+)", context)
@@ -129,7 +138,7 @@ def main() -> None:
 
     score = 0
     for number, (file, which, line) in enumerate(chosen, 1):
-        tests = by_line[file][line] or [test for some in by_line[file].values() for test in some]
+        tests = by_line[file][line] or [test for some in by_line[file].values() for test in some] or named_for(file)
         tests = sorted(set(tests), key=lambda test: breadth[test])[: given.tests]  # those of few lines are fast
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(SOURCE, Path(folder) / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

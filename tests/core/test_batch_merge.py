@@ -8,6 +8,7 @@ import pytest
 from core import batch_processors
 
 from pentad.core.batch import BatchOptions, merge, run_batch
+from pentad.core.batch.folder import read_state
 from pentad.core.cases import Case, Rejection
 from pentad.core.errors import UsageError
 
@@ -46,6 +47,9 @@ def test_shards_hold_every_case_once_and_merge_to_the_whole(tmp_path, cases, dou
         for name in ("whole", "single")
     ]
     assert columns[0] == columns[1]
+    counts = [read_state(tmp_path / name).cases for name in ("whole", "single")]
+    assert counts[0] == counts[1]
+    assert counts[0].items() >= {"total": 5, "ok": 5, "failed": 0, "pending": 0, "rejected": 3}.items()
     assert run_batch(cases, doubling, BatchOptions(tmp_path, resume="whole"), IDENTITY) == 0
     assert set(marks(tmp_path).values()) == {2}  # by the single run alone: the merged one counted as done
 
