@@ -38,7 +38,7 @@ def with_gradients(made, backend, softplus=True, reverse=False):
     out, last = selective_scan(
         **leaves, delta_softplus=softplus, return_last_state=True, reverse=reverse, backend=backend
     )
-    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out)
     weights = weights.flip(-1) if reverse else weights
     loss = (out * weights).sum() + last.square().sum()
     return {"out": out, "last": last} | dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))

@@ -1,7 +1,7 @@
 """Compare the Triton backend with the plain formula in Triton's interpreter, and print the findings as JSON.
 
 A process of its own: whether Triton interprets is decided when it is imported. The interpreter takes associative scans
-element by element; here it takes them by doubling, with the same combining function, on whole arrays.
+and reductions element by element; here whole arrays are combined by the same functions, in larger tiles.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 from scans import ODD_SHAPES, inputs, largest_share, with_gradients
 from triton.runtime import interpreter
 
-from pentad.core.layers import parity
+from pentad.core.layers import parity, selective_scan_triton
 from pentad.core.layers.selective_scan import preferred_backend, selective_scan
 
 REFERENCE = Path(__file__).parents[2] / "reference"
@@ -32,6 +32,17 @@ def by_doubling(self, tensors):
         arrays = [np.concatenate([a[:step], x[step:]]) for a, x in zip(arrays, made, strict=True)]
         step *= 2
     return [self.to_tensor(np.moveaxis(a, 0, self.axis), x.dtype) for a, x in zip(arrays, tensors, strict=True)]
+
+
+def by_slices(self, tensors):
+    slices = [np.moveaxis(x.handle.data, self.axis, 0) for x in tensors]
+    total = [x[0] for x in slices]
+    for row in range(1, len(slices[0])):
+        pairs = zip([*total, *(x[row] for x in slices)], [*tensors, *tensors], strict=True)
+        made = self.combine_fn.fn(*(self.to_tensor(a, x.dtype) for a, x in pairs))
+        total = [x.handle.data for x in (made if isinstance(made, tuple) else (made,))]
+    total = [np.expand_dims(x, self.axis) if self.keep_dims else x for x in total]
+    return [self.to_tensor(a, x.dtype) for a, x in zip(total, tensors, strict=True)]
 
 
 def shape_errors():
@@ -95,7 +106,8 @@ def other_properties():
 if __name__ == "__main__":
     made = inputs(width=2, states=2, length=17)
     plain = largest_share(*(with_gradients(made, backend) for backend in ("triton", "reference")))
-    interpreter.ScanOps.generic_scan = by_doubling
+    interpreter.ScanOps.generic_scan, interpreter.ReduceOps.generic_reduce = by_doubling, by_slices
+    selective_scan_triton._WARP, selective_scan_triton._TILE = 512, 16384
     if sys.argv[1:] == ["every"]:
         sys.stdout.write(json.dumps({str(dtype): parity_rows(dtype, True) for dtype in (torch.float64, torch.float32)}))
     else:

@@ -18,9 +18,11 @@ from torch import Tensor
 
 DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 
-# Steps of a chunk, elements (channels by states by steps) of a program, channels whose shares of the gradients of B
-# and C one program adds up, chunks and elements of a program that chains chunks. Not tuned: see above.
-_TIME, _TILE, _SHARED, _CHAINED = 64, 2048, 32, (16, 64)
+# Elements (steps by states by channels) of a program's tile, programs that fill a GPU, registers of a thread that one
+# of the tile's values may take, channels whose shares of the gradients of B and C one program adds up. Measured on an
+# NVIDIA H200; powers of two.
+_TILE, _PROGRAMS, _REGISTERS, _SHARED = 512, 1024, 64, 32
+_WARP = 32
 # Terms of the logarithm's series that reach the last bit.
 _TERMS = {torch.float32: 8, torch.float64: 17}
 
@@ -44,18 +46,16 @@ def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *inputs, delta_softplus, keep = arguments
     u, delta, A, B, C, D, z, bias = _stood_in(inputs)
     out, last = u.new_empty(u.shape), u.new_zeros((u.shape[0], *A.shape))
-    ends = starts = u.new_empty(kept_shape(u, A, B))
+    starts = u.new_empty(kept_shape(u, A, B) if keep else 0)
     if u.numel():
-        sizes, switches, shape = _sizes(u, A, B), _switches(inputs, delta_softplus), _shape(u, A, B)
+        sizes, shape, kernels = _sizes(u, A, B), _shape(u, A, B), _kernels()
+        sizes["LANES"] = _walked(u, sizes)
         strides = [x.stride() for x in (u, delta, z, B, C)]
-        sums, grid = u.new_empty(ends.shape[:3]), _grid(u, shape, sizes["LANES"])
-        kernels = _kernels()
+        tensors = (u, delta, A, B, C, D, z, bias, starts, last, out, *strides)
         with torch.cuda.device_of(u):  # type: ignore[no-untyped-call]
-            tensors = (u, delta, A, B, bias, ends, sums, *strides[:2], strides[3])
-            kernels.local_states[grid](*tensors, *shape, **_only(switches, "SOFTPLUS", "BIAS"), **sizes)
-            starts = _chain(ends, sums, A, None, last)
-            kernels.outputs[grid](u, delta, A, B, C, D, z, bias, starts, out, *strides, *shape, **switches, **sizes)
-    return out, last, starts.flatten() if keep else u.new_empty(0)
+            grid = _grid(u, shape, sizes["LANES"])
+            kernels.outputs[grid](*tensors, *shape, **_switches(inputs, delta_softplus), KEEP=keep, **sizes)
+    return out, last, starts.flatten()
 
 
 def backward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -68,28 +68,27 @@ def backward(*arguments: Any) -> tuple[Tensor, ...]:
     *inputs, delta_softplus, kept, grad, grad_last = arguments
     u, delta, A, B, C, D, z, bias = _stood_in(inputs)
     sizes, switches, shape = _sizes(u, A, B), _switches(inputs, delta_softplus), _shape(u, A, B)
-    groups, width, _, length, states = shape
-    # The last kernel holds some ten tiles at once; in half the lanes they fit the registers.
-    lanes = max(1, sizes["LANES"] // 2)
-    sweeps = min(_SHARED, _power(width)) // lanes
-    parts = -(-width // (lanes * sweeps))
+    groups, width, chunks, length, states = shape
+    sweeps = max(1, min(_SHARED, _power(width)) // sizes["LANES"])
+    parts = -(-width // (sizes["LANES"] * sweeps))
     starts = kept.view(kept_shape(u, A, B))
     ends, grad_A = torch.empty_like(starts), torch.empty_like(starts)
-    sums, grad_D, grad_bias = (u.new_empty(starts.shape[:3]) for _ in range(3))
+    grad_D, grad_bias = (u.new_empty(starts.shape[:3]) for _ in range(2))
     grad_u, grad_delta, grad_z = (u.new_empty(u.shape) for _ in range(3))
     grad_B, grad_C = (u.new_empty((u.shape[0], groups, parts, states, length)) for _ in range(2))
     if u.numel():
-        strides = [x.stride() for x in (u, delta, z, B, C, grad)]
-        kernels = _kernels()
+        strides, kernels = [x.stride() for x in (u, delta, z, B, C, grad)], _kernels()
+        given = ends if grad_last is None else grad_last.contiguous()
+        walked = sizes | {"LANES": _walked(u, sizes)}
+        three = {name: switches[name] for name in ("SOFTPLUS", "BIAS", "GATE")}
+        made = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias)
         with torch.cuda.device_of(u):  # type: ignore[no-untyped-call]
-            tensors = (delta, A, C, z, bias, grad, ends, sums, *strides[1:3], *strides[4:])
-            three = _only(switches, "SOFTPLUS", "BIAS", "GATE")
-            kernels.local_adjoints[_grid(u, shape, sizes["LANES"])](*tensors, *shape, **three, **sizes)
-            ends = _chain(ends, sums, A, grad_last, None)
-            made = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias)
+            tensors = (delta, A, C, z, bias, grad, given, ends, *strides[1:3], *strides[4:])
+            grid = _grid(u, shape, walked["LANES"])
+            kernels.adjoints[grid](*tensors, *shape, **three, GIVEN=grad_last is not None, **walked)
             tensors = (u, delta, A, B, C, D, z, bias, grad, starts, ends, *made, *strides)
-            grid, sizes = _grid(u, shape, lanes * sweeps), sizes | {"LANES": lanes, "SWEEPS": sweeps}
-            kernels.gradients[grid](*tensors, *shape, **switches, **sizes)
+            grid = (_grid(u, shape, sizes["LANES"] * sweeps)[0] * chunks,)
+            kernels.gradients[grid](*tensors, *shape, **switches, **sizes, SWEEPS=sweeps)
     # The parts are added in a fixed order.
     grads = (grad_u, grad_delta, grad_A.sum((0, 1)), grad_B.sum(2), grad_C.sum(2))
     rest = (grad_D.sum((0, 1)), grad_z, grad_bias.sum((0, 1)))
@@ -107,11 +106,18 @@ def _power(size: int) -> int:
 
 
 def _sizes(u: Tensor, A: Tensor, B: Tensor) -> dict[str, int]:
-    """Return the sizes of a program's tile, powers of two, from the shapes alone."""
-    states, width = _power(A.shape[1]), _power(A.shape[0] // B.shape[1])
-    time = max(16, min(_TIME, _TILE // states))
-    lanes = max(1, min(_TILE // (states * time), width, _SHARED))
-    return {"LANES": lanes, "STATES": states, "TIME": time, "TERMS": _TERMS[u.dtype]}
+    """Return the sizes of a tile that fills one warp, powers of two, from the shapes alone."""
+    states = _power(A.shape[1])
+    lanes = max(1, _WARP // states)
+    time = max(4, _TILE // (states * lanes))
+    return {"LANES": lanes, "STATES": states, "TIME": time, "TERMS": _TERMS[u.dtype], "num_warps": 1}
+
+
+def _walked(u: Tensor, sizes: dict[str, int]) -> int:
+    """Return the channels of a program that walks the sequence; the more, the less the threads exchange."""
+    wanted = _power(u.shape[0] * u.shape[1] // _PROGRAMS)
+    most = _REGISTERS * _WARP // (sizes["STATES"] * sizes["TIME"])
+    return max(sizes["LANES"], min(wanted, most, _WARP))
 
 
 def _shape(u: Tensor, A: Tensor, B: Tensor) -> tuple[int, int, int, int, int]:
@@ -121,7 +127,7 @@ def _shape(u: Tensor, A: Tensor, B: Tensor) -> tuple[int, int, int, int, int]:
 
 def _grid(u: Tensor, shape: tuple[int, int, int, int, int], channels: int) -> tuple[int]:
     """Return the number of programs that take so many channels of a group each."""
-    return (u.shape[0] * shape[0] * -(-shape[1] // channels) * shape[2],)
+    return (u.shape[0] * shape[0] * -(-shape[1] // channels),)
 
 
 def _stood_in(inputs: Sequence[Tensor | None]) -> list[Any]:
@@ -133,19 +139,3 @@ def _stood_in(inputs: Sequence[Tensor | None]) -> list[Any]:
 def _switches(inputs: Sequence[Tensor | None], delta_softplus: bool) -> dict[str, bool]:
     D, z, bias = inputs[5:]
     return {"SOFTPLUS": delta_softplus, "BIAS": bias is not None, "SKIP": D is not None, "GATE": z is not None}
-
-
-def _only(switches: dict[str, bool], *names: str) -> dict[str, bool]:
-    return {name: switches[name] for name in names}
-
-
-def _chain(ends: Tensor, sums: Tensor, A: Tensor, given: Tensor | None, last: Tensor | None) -> Tensor:
-    """Return what each chunk is given, from the first on, or from the last if there is no ``last`` to write."""
-    batch, chunks, channels, states = ends.shape
-    starts, grid = torch.empty_like(ends), (batch * -(-channels * states // _CHAINED[1]),)
-    first = ends if given is None else given.contiguous()
-    flags = {"GIVEN": given is not None, "REVERSE": last is None, "ROWS": _CHAINED[0], "BLOCK": _CHAINED[1]}
-    if ends.numel():
-        tensors = (ends, sums, A, first, starts, ends if last is None else last)
-        _kernels().chain[grid](*tensors, chunks, channels, states, **flags)
-    return starts
