@@ -49,10 +49,9 @@ def change(place: Path, target: str, settings: Mapping[str, Any]) -> None:
     params.write_text(yaml.safe_dump({**yaml.safe_load(params.read_text()), **settings}))
 
 
-def dvc(place: Path, *words: str) -> str:
-    """Return what DVC says, after a check that it ended well."""
-    # The stages' `pentad` is the one beside this Python.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def dvc(place: Path, *words: str, commands: Path = Path(sys.executable).parent) -> str:
+    """Return what DVC says, after a check that it ended well; the stages' `pentad` is the one in ``commands``."""
+    path = f"{commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     call = [sys.executable, "-m", "dvc", *words]
     done = subprocess.run(call, cwd=place, capture_output=True, text=True, env={**os.environ, "PATH": path})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

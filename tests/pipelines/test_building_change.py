@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from imported import imported
 from pipelines.checkout import ROOT, change, copy_with_samples, dvc
 
 TARGET = "pipelines/building_change"
@@ -19,13 +20,19 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    with imported("remote_sensing", tmp_path_factory.mktemp("commands")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     return copy_with_samples(tmp_path_factory.mktemp("checkout"), TARGET, TINY)
 
 
 @pytest.mark.slow
-def test_the_literal_target_runs_the_whole_pipeline_and_a_second_time_nothing(checkout):
-    dvc(checkout, "repro", TARGET)
+def test_the_literal_target_runs_the_whole_pipeline_and_a_second_time_nothing(checkout, commands):
+    dvc(checkout, "repro", TARGET, commands=commands)
     metrics = json.loads((checkout / TARGET / "metrics.json").read_text())
     assert list(metrics["models"]) == ["mamba_bcd", "fc_siam_diff", "differencing"]
     assert (metrics["data"], metrics["task"]) == ("synthetic", "bcd")
@@ -37,9 +44,9 @@ def test_the_literal_target_runs_the_whole_pipeline_and_a_second_time_nothing(ch
 
 
 @pytest.mark.slow
-def test_a_parameter_makes_it_a_pipeline_of_building_damage(checkout):
+def test_a_parameter_makes_it_a_pipeline_of_building_damage(checkout, commands):
     change(checkout, TARGET, {"prepare": {"task": "bda"}, "models": ["mamba_bda", "fc_siam_conc"]})
-    dvc(checkout, "repro", TARGET)
+    dvc(checkout, "repro", TARGET, commands=commands)
     metrics = json.loads((checkout / TARGET / "metrics.json").read_text())
     assert (metrics["task"], list(metrics["models"])) == ("bda", ["mamba_bda", "fc_siam_conc", "differencing"])
     assert metrics["shipped"]["differing_cases"] == 0

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from imported import imported
 from pipelines.checkout import ROOT, copy_with_samples, dvc
 
 TARGET = "pipelines/lidar_detection"
@@ -25,13 +26,19 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    with imported("point_clouds", tmp_path_factory.mktemp("commands")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     return copy_with_samples(tmp_path_factory.mktemp("checkout"), TARGET, TINY)
 
 
 @pytest.mark.slow
-def test_the_literal_target_runs_the_whole_pipeline_and_a_second_time_nothing(checkout):
-    dvc(checkout, "repro", TARGET)
+def test_the_literal_target_runs_the_whole_pipeline_and_a_second_time_nothing(checkout, commands):
+    dvc(checkout, "repro", TARGET, commands=commands)
     metrics = json.loads((checkout / TARGET / "metrics.json").read_text())
     assert list(metrics["models"]) == ["flatformer", "point_pillars"]
     assert metrics["data"] == "synthetic"

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import yaml
+from imported import imported
 from medical.tiny_cases import PARAMS, write_pair
 from pipelines.checkout import copy_project, dvc
 
@@ -14,7 +15,13 @@ COMPARISON = f"{TARGET}/comparison"
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def commands(tmp_path_factory):
+    with imported("medical", tmp_path_factory.mktemp("commands")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, commands):
     leftovers = ("dvc.lock", "comparison/dvc.lock", "comparison/metrics.json")
     place = copy_project(tmp_path_factory.mktemp("compared"), TARGET, leftovers=leftovers)
     for seed in range(4):
@@ -23,7 +30,7 @@ def compared(tmp_path_factory):
     (place / TARGET / "params.yaml").write_text(yaml.safe_dump(settings))
     who = {"models": ["dynunet", "u_mamba_bot"], "baseline": "dynunet", "fold_count": 2, "folds": [0, 1]}
     (place / COMPARISON / "params.yaml").write_text(yaml.safe_dump({**who, "seeds": [1, 2], "split_seed": 1}))
-    dvc(place, "repro", f"{COMPARISON}/dvc.yaml")
+    dvc(place, "repro", f"{COMPARISON}/dvc.yaml", commands=commands)
     return place
 
 

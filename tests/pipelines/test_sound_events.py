@@ -1,4 +1,7 @@
-"""``dvc repro pipelines/sound_events`` as typed, on the samples with tiny models: twice."""
+"""``dvc repro pipelines/sound_events`` as typed, on the samples with tiny models: twice.
+
+Here every stage starts the installed command; the other pipelines' tests start it with its modules imported.
+"""
 
 import json
 
