@@ -284,25 +284,55 @@ logging.basicConfig(level=logging.INFO)
 from pentad.core.layers.selective_scan import selective_scan
 x = torch.ones(1, 1, 3)
 print(selective_scan(x, x, -torch.ones(1, 1), x, x).shape, "numba" in sys.modules)
+from pentad.core.layers.selective_scan_numba import _kernel
+print("passes loaded:", _kernel.cache_info().currsize)
 """
 
 
-def run_small_scan(**environment):
-    command = [sys.executable, "-c", SMALL_SCAN]
-    return subprocess.run(command, capture_output=True, text=True, env=environment | {"PATH": ""}, check=True)
+def test_a_second_program_loads_the_code_without_the_compiler_and_in_silence():
+    x = torch.ones(1, 1, 3)
+    selective_scan(x, x, -torch.ones(1, 1), x, x)
+    done = subprocess.run([sys.executable, "-c", SMALL_SCAN], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["torch.Size([1, 1, 3]) False", "passes loaded: 1"]
+    assert done.stderr == ""
 
 
-@pytest.mark.slow
-def test_without_a_cache_folder_the_scan_compiles_says_so_and_runs(tmp_path):
+@pytest.fixture
+def twice(tmp_path, monkeypatch):
+    """A function that compiles or loads a loop of one line, as the scan's loops are, and checks that it works."""
+    (tmp_path / "loops.py").write_text("def twice_task(x, out, numbers, index):\n    out[index] = 2 * x[index]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def load_and_run():
+        loop = machine_code.load("loops", "twice_task", "float32", [str(tmp_path / "loops.py")])
+        x, out, numbers = torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3), torch.zeros(1, dtype=torch.int64)
+        loop(x.data_ptr(), out.data_ptr(), numbers.data_ptr(), 1)
+        assert out.tolist() == [0, 4, 0]
+
+    return load_and_run
+
+
+def test_a_loop_is_compiled_once_says_so_and_is_then_loaded_in_silence(twice, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with caplog.at_level("INFO", "pentad"):
+        twice()
+        (kept,) = (tmp_path / "cache" / "pentad" / "code").glob("*/twice_task-float32.o")
+        assert [record.getMessage() for record in caplog.records] == [
+            "compiling loops.twice, float32, once on this machine"
+        ]
+        twice()
+        assert len(caplog.records) == 1
+        kept.write_bytes(kept.read_bytes()[:-1])
+        twice()
+        assert len(caplog.records) == 2
+
+
+def test_without_a_cache_folder_a_loop_compiles_says_so_and_runs(twice, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
-    done = run_small_scan(XDG_CACHE_HOME=str(tmp_path / "file"), HOME=str(tmp_path / "file"))
-    assert done.stdout.strip() == "torch.Size([1, 1, 3]) True"
-    assert "forward, float32, again in every run" in done.stderr
-    assert "backward" not in done.stderr
-
-
-@pytest.mark.slow
-def test_a_second_program_loads_the_code_without_the_compiler_and_in_silence(tmp_path):
-    first, second = (run_small_scan(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2))
-    assert "forward, float32, once on this machine" in first.stderr
-    assert (second.stdout.strip(), second.stderr) == ("torch.Size([1, 1, 3]) False", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with caplog.at_level("INFO", "pentad"):
+        for _ in range(2):
+            twice()
+    assert [record.getMessage() for record in caplog.records] == [
+        "compiling loops.twice, float32, again in every run, as the cache folder is not writable"
+    ] * 2
