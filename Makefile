@@ -27,12 +27,13 @@ lint: setup ## format, rules, types, import contracts
 	mypy
 	lint-imports
 
-test: samples lint ## every check
-	OMP_NUM_THREADS=1 pytest -n auto --dist loadfile
+test: setup ## every check
+	@$(MAKE) --no-print-directory --jobs=2 samples lint
+	OMP_NUM_THREADS=1 pytest -n auto --dist loadfile --no-loadscope-reorder
 
 coverage: samples ## branch coverage of the packages by the whole suite, worker processes included
 	coverage erase
-	OMP_NUM_THREADS=1 coverage run -m pytest -n auto --dist loadfile || echo "tests failed; what follows counts them too"
+	OMP_NUM_THREADS=1 coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder || echo "tests failed; what follows counts them too"
 	coverage combine --quiet
 	coverage report --skip-covered
 	@coverage json --quiet -o - | python -c \

@@ -9,6 +9,12 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold slow tests, so that no worker is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_sessionfinish() -> None:
     """Keep what coverage measured in a worker of xdist, which is given ten seconds to end and then killed."""
     if measuring := coverage.Coverage.current():

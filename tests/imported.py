@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import coverage
+
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 call = socket.socket(socket.AF_UNIX)
@@ -58,6 +60,8 @@ class _Call(socketserver.BaseRequestHandler):
             code = int(end.code or 0)
         sys.stdout.flush()
         sys.stderr.flush()
+        if measuring := coverage.Coverage.current():
+            measuring.save()
         self.request.sendall(bytes([code]))
 
 

@@ -32,6 +32,7 @@ def long(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ast", "hts_at", "passt"])
 def test_a_run_killed_in_mid_file_goes_on_there_with_the_same_bits(name, long, tmp_path):
     bundle = untrained(name, tmp_path / "bundle")
