@@ -5,8 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pentad.core.cases import Case, Rejection, assign_splits, data_digest, read_cases, write_cases, write_rejections
-from pentad.core.errors import UsageError
+from pentad.core.cases import (
+    Case,
+    Rejection,
+    assign_splits,
+    data_digest,
+    free_id,
+    input_digest,
+    is_safe_id,
+    read_cases,
+    safe_id,
+    unreadable,
+    write_cases,
+    write_rejections,
+)
+from pentad.core.errors import CaseError, UsageError
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -109,3 +122,45 @@ def test_a_rejected_name_that_is_no_utf8_can_be_written(tmp_path):
     name = os.fsdecode(b"caf\xe9.dcm")
     write_rejections(tmp_path / "rejected.jsonl", [Rejection(where=name, code="PTD-130", reason="no.", files=(name,))])
     assert "caf\\\\udce9.dcm" in (tmp_path / "rejected.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", ["a", "A.b_c-9", "x" * 128])
+def test_letters_digits_and_three_signs_make_an_id(name):
+    assert is_safe_id(name)
+    assert Case(id=name).id == name
+
+
+def test_any_name_becomes_an_id_of_at_most_120_letters_that_keeps_its_end():
+    assert safe_id("Übung 1/scan.nii") == "bung_1_scan.nii"
+    assert safe_id("..//") == "case"
+    assert safe_id("b" + "a" * 120) == "a" * 120
+
+
+def test_a_taken_id_gets_the_first_free_number():
+    assert free_id("a", set()) == "a"
+    assert free_id("a", {"a"}) == "a-2"
+    assert free_id("a", {"a", "a-2", "a-4"}) == "a-3"
+
+
+def test_shares_may_be_nothing_but_never_less():
+    assert {case.split for case in assign_splits(make_cases(["a", "b"]), {"train": 1.0, "test": 0.0}, 0)} == {"train"}
+    for shares in ({"train": 1.1, "test": -0.1}, {}, {"train": 0.99999}):
+        with pytest.raises(UsageError, match="PTD-204"):
+            assign_splits(make_cases(["a"]), shares, 0)
+
+
+def test_a_split_of_another_name_stands_aside_of_the_shares():
+    cases = [Case(id="kept", split="extra"), *make_cases(["a", "b"])]
+    assert [case.split for case in assign_splits(cases, {"train": 1.0}, 0)] == ["extra", "train", "train"]
+
+
+def test_a_folder_of_a_case_counts_with_all_names_beneath(tmp_path):
+    (tmp_path / "scan" / "inner").mkdir(parents=True)
+    (tmp_path / "scan" / "inner" / "1.dcm").write_text("one")
+    case = Case(id="a", files={"source": str(tmp_path / "scan")})
+    before = input_digest(case)
+    (tmp_path / "scan" / "inner").rename(tmp_path / "scan" / "other")
+    assert input_digest(case) != before
+    with pytest.raises(CaseError, match=r"PTD-305 the input 'source' cannot be read \(No such file or directory\)"):
+        input_digest(Case(id="a", files={"source": str(tmp_path / "none")}))
+    assert "(TimeoutError)" in str(unreadable("image", TimeoutError()))

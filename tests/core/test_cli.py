@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import re
 import resource
@@ -191,3 +192,23 @@ def test_the_plan_of_the_liver_pipeline_names_every_stage():
     assert done.code == 0, done.err
     stages = {line.split()[0].partition("@")[0] for line in done.out.splitlines()}
     assert stages == {"prepare", "plan", "train", "evaluate", "threshold", "predict", "report"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [((), logging.INFO), (("-v",), logging.INFO), (("-vvv",), logging.DEBUG), (("-q", "-v"), logging.ERROR)],
+)
+def test_flags_decide_what_the_packages_log(flags, level, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("pentad"), "level", logging.NOTSET)
+    call(*flags, "folds", tmp_path / "none", "-o", tmp_path / "out")
+    assert logging.getLogger("pentad").level == level
+
+
+def test_figures_are_compared_in_float64_unless_told():
+    files = [CHECKOUT / "tests" / "reference" / "mamba_block.json"]
+    assert "in float64: all within tolerance" in call("parity", *files).out
+
+
+def test_doctors_columns_stand_below_each_other(monkeypatch):
+    monkeypatch.setattr("pentad.core.doctor.findings", lambda: [("a", "one"), ("longer", "two")])
+    assert call("doctor").out == "a       one\nlonger  two\n"

@@ -1,11 +1,14 @@
+import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from pentad.core import cost
 from pentad.core.cost import count_flops, measure, scan_flops
 from pentad.core.layers.mamba import Mamba
 
@@ -42,10 +45,10 @@ def test_counting_leaves_the_mode_as_it_was():
 
 def test_a_step_is_timed():
     layer = nn.Linear(4, 4)
-    cost = measure(layer, torch.zeros(1, 4), lambda: layer(torch.zeros(1, 4)), steps=3)
-    assert cost.parameters == 20
-    assert cost.gflop == pytest.approx(32e-9)
-    assert 0 < cost.seconds < 60
+    found = measure(layer, torch.zeros(1, 4), lambda: layer(torch.zeros(1, 4)), steps=3)
+    assert found.parameters == 20
+    assert found.gflop == pytest.approx(32e-9)
+    assert 0 < found.seconds < 60
 
 
 def test_a_steps_memory_is_seen():
@@ -56,3 +59,32 @@ def test_a_steps_memory_is_seen():
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert float(told) > 128  # of the 256 that a step takes
+
+
+def test_five_steps_are_timed_after_two_and_the_median_counts(monkeypatch):
+    took = iter([9.0, 9.0, 0.5, 0.1, 0.4, 0.2, 0.3])
+    now = [0.0]
+
+    def step():
+        now[0] += next(took)
+
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    layer = nn.Linear(4, 4)
+    layer.bias.requires_grad_(False)
+    found = measure(layer, torch.zeros(1, 4), step)
+    assert found.seconds == pytest.approx(0.3)
+    assert found.parameters == 16
+    assert next(took, None) is None
+
+
+def test_a_scan_takes_nine_operations_a_state_and_three_a_channel():
+    assert scan_flops(2, 3, 5, 7) == 2 * 3 * 5 * (9 * 7 + 3)
+
+
+def test_memory_is_read_in_megabytes_or_is_unknown(monkeypatch):
+    text = "VmHWM:\t  4096 kB\nVmRSS:\t  2048 kB\n"
+    monkeypatch.setattr(cost.Path, "read_text", lambda self, encoding: text)
+    assert (cost._own_mb("VmRSS"), cost._own_mb("VmHWM")) == (2.0, 4.0)
+    assert math.isnan(cost._own_mb("VmSwap"))
+    monkeypatch.setattr(cost.Path, "read_text", lambda self, encoding: (_ for _ in ()).throw(OSError()))
+    assert math.isnan(cost._own_mb("VmRSS"))

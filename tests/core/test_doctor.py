@@ -1,11 +1,16 @@
 """``pentad doctor`` finds what is missing, slow or broken, and says how to mend it."""
 
 import importlib.metadata
+import os
+import platform
 from email.message import Message
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pentad.core import doctor
+from pentad.core.layers.machine_code import cache_folder
 
 
 class Installed:
@@ -79,3 +84,50 @@ def test_a_domain_that_cannot_be_examined_hides_no_other():
 
     assert doctor._of_domain("air", broken) == [("air", "cannot be examined (ImportError); install pentad-air again")]
     assert doctor._of_domain("air", lambda: lambda: [("wings", "two")]) == [("wings", "two")]
+
+
+def test_the_cache_says_how_much_room_it_has_and_whether_it_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=7 * 2**30))
+    empty = "empty: the first selective scan compiles for about ten seconds"
+    assert doctor._cache(tmp_path / "none" / "yet") == f"{tmp_path / 'none' / 'yet'}, {empty}, 7 GiB free"
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: (path, mode) != (tmp_path, doctor.os.W_OK))
+    assert doctor._cache(tmp_path / "none") == (
+        f"{tmp_path / 'none'}, slow: read-only, so operators are compiled anew in each run; set XDG_CACHE_HOME"
+    )
+
+
+def test_more_threads_than_cores_are_not_slow():
+    assert doctor._threads(8, 4) == "8 of 4 cores"
+    assert doctor._threads(3, 4).startswith("3 of 4 cores: slower than it could be")
+
+
+def test_what_decides_the_speed_is_told(monkeypatch):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    told = dict(doctor._speed())
+    assert told["torch"] == torch.__version__
+    assert told["threads"].startswith(f"{torch.get_num_threads()} of {len(os.sched_getaffinity(0))} cores")
+    assert told["selective scan: numba"].startswith("used on cpu")
+    assert str(cache_folder()) in told["cache"]
+    assert "start-up" not in told
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert "unset it" in dict(doctor._speed())["start-up"]
+
+
+def test_findings_tell_the_python_the_domains_and_what_lacks(monkeypatch):
+    monkeypatch.setattr(doctor, "_packages", lambda: iter([("pentad-core", "complete")]))
+    monkeypatch.setattr(doctor, "_speed", lambda: iter([("torch", "2")]))
+    monkeypatch.setattr(doctor, "git_commit", lambda: "")
+    found = doctor.findings()
+    assert [name for name, _ in found[:4]] == ["pentad-core", "commit", "python", "torch"]
+    told = dict(found)
+    assert told["commit"] == "not a checkout"
+    assert told["python"].startswith(platform.python_version())
+    assert {"audio", "medical", "nlp"} <= set(told["domains"].split(", "))
+    assert told["dvc"] == "installed"
+    monkeypatch.setattr(doctor, "git_commit", lambda: "abc-dirty")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "entry_points", lambda group: [])
+    told = dict(doctor.findings())
+    assert told["commit"] == "abc-dirty"
+    assert told["dvc"].startswith("missing (pip install dvc)")
+    assert told["domains"].startswith("none: install one")

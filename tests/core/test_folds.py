@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from command import call
 
 from pentad.core.cases import Case, read_cases, write_cases
 from pentad.core.errors import UsageError
@@ -50,3 +51,14 @@ def test_a_folds_table_leads_to_the_same_files_and_keeps_the_datas_statement(tmp
         made = read_cases(tmp_path / "folds" / fold / "cases.jsonl")
         assert [case.files for case in made] == [case.files for case in read_cases(table)]
         assert json.loads((tmp_path / "folds" / fold / "dataset.json").read_text()) == {"name": "three"}
+
+
+def test_five_folds_by_seed_0_are_what_the_command_cuts_unless_told(tmp_path):
+    write_cases(tmp_path / "cases.jsonl", cases(20, 20))
+    assert call("folds", tmp_path / "cases.jsonl", "-o", tmp_path / "plain").out == (
+        "20 cases in 5 folds, 4, 4, 4, 4, 4 tested in each\n"
+    )
+    write_folds(tmp_path / "cases.jsonl", tmp_path / "told", 5, 0)
+    for fold in "01234":
+        made = [(tmp_path / name / fold / "cases.jsonl").read_text() for name in ("plain", "told")]
+        assert made[0] == made[1]

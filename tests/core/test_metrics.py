@@ -136,3 +136,65 @@ def test_one_group_gives_a_value_without_an_interval():
     interval = statistic_interval(lambda places: float(len(places)), 3, seed=0, groups=list("aaa"))
     assert interval.value == 3
     assert np.isnan(interval.low)
+
+
+def test_intervals_span_95_percent_of_ten_thousand_draws_unless_told():
+    values, counts = normal_sample(12), np.array([[3.0, 4.0], [1.0, 9.0], [5.0, 6.0]])
+    told = {"seed": 3, "level": 0.95, "resamples": 10_000}
+    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, **told)
+    assert paired_difference(values, values**2, seed=3) == paired_difference(values, values**2, **told)
+    ratio = lambda sums: sums[..., 0] / sums[..., 1]  # noqa: E731
+    assert pooled_interval(counts, ratio, seed=3) == pooled_interval(counts, ratio, **told)
+    assert bootstrap_interval(values, seed=3, resamples=10_001) != bootstrap_interval(values, seed=3)
+    drawn = []
+    mean = lambda places: float(drawn.append(places) or values[places].mean())  # noqa: E731
+    assert statistic_interval(mean, 12, seed=3) == statistic_interval(mean, 12, seed=3, level=0.95)
+    assert len(drawn) == 2 * (1 + 1000)
+
+
+def test_a_narrower_level_lies_within_a_wider_one_on_both_sides():
+    values = normal_sample(30)
+    wide, narrow = (bootstrap_interval(values, seed=0, level=level) for level in (0.9, 0.5))
+    assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+    mean = lambda places: float(values[places].mean())  # noqa: E731
+    wide, narrow = (statistic_interval(mean, 30, seed=0, level=level) for level in (0.9, 0.5))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_rounds_of_draws_give_what_one_round_gives(monkeypatch):
+    values = normal_sample(10)
+    whole = bootstrap_interval(values, seed=0, resamples=100)
+    monkeypatch.setattr("pentad.core.metrics._DRAWS_AT_A_TIME", 330)
+    assert bootstrap_interval(values, seed=0, resamples=100) == whole
+    monkeypatch.setattr("pentad.core.metrics._DRAWS_AT_A_TIME", 3)
+    assert bootstrap_interval(values, seed=0, resamples=100) == whole
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (1.0, 3, "1.00"),
+        (9.999, 2, "10.0"),
+        (10.0, 3, "10.0"),
+        (0.1, 3, "0.100"),
+        (0.01234, 3, "0.012"),
+        (-5.0, 1, "-5"),
+    ],
+)
+def test_a_value_alone_has_the_digits_asked_for(value, digits, text):
+    assert Interval(value, math.nan, math.nan, 1).format(digits) == text
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_a_level_lies_between_0_and_1(level):
+    for call in (bootstrap_interval, lambda values, **more: statistic_interval(len, 2, **more)):
+        with pytest.raises(UsageError, match="PTD-264"):
+            call([1.0, 2.0], seed=0, level=level)
+    assert bootstrap_interval([1.0, 2.0], seed=0, resamples=1).n == 2
+
+
+def test_a_statistic_of_nothing_or_of_draws_without_a_value_has_no_interval():
+    assert statistic_interval(len, 0, seed=0).n == 0
+    assert math.isnan(statistic_interval(len, 0, seed=0).value)
+    found = statistic_interval(lambda places: 1.0 if len(set(places)) == 3 else math.nan, 3, seed=0)
+    assert (found.value, found.low, found.high, found.n) == (1.0, 1.0, 1.0, 3)

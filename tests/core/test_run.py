@@ -1,9 +1,13 @@
 import random
+import re
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pentad.core import run
 from pentad.core.errors import CaseError, ModelError, NoInputError, UsageError, nearest
 from pentad.core.run import code_version, environment, pick_device, provenance, seed_everything
 
@@ -60,3 +64,30 @@ def test_a_domains_results_state_its_own_code_and_cores_alone():
     stated = code_version("medical")
     assert sorted(stated) == ["pentad-core", "pentad-medical", "source"]
     assert stated["source"] not in {code_version()["source"], code_version("audio")["source"]}
+
+
+def test_a_device_is_the_cpu_or_a_cuda_device_by_its_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [str(pick_device(name)) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    with pytest.raises(UsageError, match=r"PTD-221 'cuda:2' is not on this machine \(2 CUDA devices\)"):
+        pick_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match="PTD-221 'cuda'"):
+        pick_device("cuda")
+
+
+def test_a_commit_is_told_where_there_is_one(monkeypatch):
+    run.git_commit.cache_clear()
+    looked = subprocess.run(["git", "-C", Path(run.__file__).parent, "rev-parse"], capture_output=True)
+    assert bool(re.fullmatch(r"[0-9a-f]{12}(-dirty)?", run.git_commit())) is (looked.returncode == 0)
+    run.git_commit.cache_clear()
+    monkeypatch.setattr(run.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(OSError()))
+    assert run.git_commit() == ""
+    run.git_commit.cache_clear()
+
+
+def test_provenance_without_a_seed_states_none():
+    assert set(provenance("medical", model="ab")) == {"code", "model"}
+    assert provenance(seed=0)["seed"] == 0
+    assert {"pentad-core", "pentad-nlp", "source"} <= set(code_version())

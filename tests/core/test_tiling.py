@@ -211,3 +211,26 @@ def test_an_image_read_window_by_window_gives_the_same_and_is_never_asked_for_mo
     slabs = [slab for _, slab in predict_slabs(predict, image, (16, 16))]
     assert torch.equal(torch.cat(slabs, 1), predict_tiled(predict, image.image, (16, 16)))
     assert image.largest == 256
+
+
+def test_windows_overlap_by_half_and_weights_are_nnu_nets_unless_told():
+    assert window_starts((40,), (16,)) == window_starts((40,), (16,), 0.5) != window_starts((40,), (16,), 0.8)
+    assert torch.equal(gaussian_map((9, 5)), gaussian_map((9, 5), sigma_scale=0.125, peak=10.0))
+    assert float(gaussian_map((9,)).max()) == 10.0
+    image = torch.randn(1, 50, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(
+        predict_tiled(position_dependent, image, (16,)), predict_tiled(position_dependent, image, (16,), step=0.5)
+    )
+
+
+def test_a_step_may_be_the_whole_tile():
+    assert window_starts((32,), (16,), 1.0) == [[0, 16]]
+
+
+def test_windows_go_through_the_model_one_by_one_unless_told():
+    seen = []
+    image = torch.zeros(1, 40)
+    predict_tiled(lambda windows: seen.append(len(windows)) or windows, image, (16,))
+    assert seen == [1] * len(window_starts((40,), (16,))[0])
+    list(predict_slabs(lambda windows: seen.append(len(windows)) or windows, image, (16,)))
+    assert set(seen) == {1}

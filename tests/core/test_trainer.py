@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from core.small_training import FULL, Points, network, score, squared_error, tra
 from torch import nn
 
 from pentad.core.errors import ModelError, PentadError, UsageError
-from pentad.core.optimization import build_optimizer, learning_rate, update_average
+from pentad.core.optimization import averaged, build_optimizer, learning_rate, update_average
 from pentad.core.trainer import TrainConfig, fit
 
 PLAIN = TrainConfig(steps=8, batch_size=4, learning_rate=0.05, momentum=0.9, device="cpu")
@@ -283,3 +284,144 @@ def test_training_learns(tmp_path):
     before = score(model.eval())["error"]
     _, result = train(tmp_path, replace(FULL, steps=120), model=model)
     assert result.best["error"] < 0.5 * before
+
+
+def test_the_settings_are_nnu_nets_unless_told():
+    assert asdict(TrainConfig(steps=1)) == {
+        **{"steps": 1, "batch_size": 2, "optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.99, "nesterov": True},
+        **{"betas": (0.9, 0.999), "weight_decay": 3e-5, "schedule": "poly", "warmup_steps": 0, "clip_norm": 12.0},
+        **{"precision": "fp32", "accumulate": 1, "ema": None, "validate_every": 0, "patience": 0},
+        **{"checkpoint_every": 0, "log_every": 0, "workers": 0, "seed": 0, "device": "auto"},
+    }
+
+
+@pytest.mark.parametrize(
+    "least",
+    [
+        {"steps": 1, "batch_size": 1, "accumulate": 1, "learning_rate": 0, "weight_decay": 0, "clip_norm": 0},
+        {"warmup_steps": 0, "validate_every": 0, "patience": 0, "checkpoint_every": 0, "log_every": 0, "workers": 0},
+        {"ema": 0.0},
+    ],
+)
+def test_settings_may_reach_their_least_value_and_not_pass_it(least):
+    assert replace(PLAIN, **least)
+    for name, value in least.items():
+        with pytest.raises(UsageError, match=f"PTD-230 {name} is {value - 1}"):
+            replace(PLAIN, **{name: value - 1})
+
+
+def test_the_optimizer_is_the_one_asked_for_with_its_settings():
+    config = replace(PLAIN, momentum=0.0, learning_rate=0.3)
+    sgd = build_optimizer(linear(), config)
+    assert type(sgd) is torch.optim.SGD
+    assert (sgd.defaults["nesterov"], sgd.defaults["momentum"], sgd.param_groups[0]["lr"]) == (False, 0.0, 0.3)
+    assert build_optimizer(linear(), replace(config, momentum=0.5)).defaults["nesterov"] is True
+    assert build_optimizer(linear(), replace(config, momentum=0.5, nesterov=False)).defaults["nesterov"] is False
+    adam = build_optimizer(linear(), replace(config, optimizer="adamw", betas=(0.8, 0.95)))
+    assert (type(adam), adam.defaults["betas"]) == (torch.optim.AdamW, (0.8, 0.95))
+
+
+def test_frozen_parameters_are_not_moved_and_scales_make_groups_in_order():
+    model = network()
+    model[0].weight.requires_grad_(False)
+    model[4].bias._learning_rate_scale = 0.5
+    model[0].bias._no_weight_decay = True
+    groups = build_optimizer(model, replace(PLAIN, learning_rate=0.2, weight_decay=0.1)).param_groups
+    assert [(group["scale"], group["lr"], group["weight_decay"], len(group["params"])) for group in groups] == [
+        *[(0.5, 0.1, 0.1, 1), (1.0, 0.2, 0.1, 3), (1.0, 0.2, 0.0, 1)],
+    ]
+
+
+def test_a_rate_never_divides_by_nothing_and_ends_near_zero():
+    assert learning_rate(TrainConfig(steps=3, warmup_steps=3, learning_rate=1.0), 3) == 1.0
+    assert learning_rate(TrainConfig(steps=4, learning_rate=1.0), 3) == pytest.approx(0.25**0.9)
+    assert learning_rate(TrainConfig(steps=4, learning_rate=1.0, schedule="cosine"), 1) == pytest.approx(0.8535534)
+
+
+def test_an_average_copies_whole_numbers_and_is_lent_for_the_block_alone():
+    model = network()
+    average = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    model[1].num_batches_tracked += 7
+    update_average(average, model, 0.5)
+    assert average["1.num_batches_tracked"] == 7
+    torch.testing.assert_close(average["0.weight"], 0.5 * model[0].weight.detach())
+    own = model[0].weight.detach().clone()
+    with averaged(model, average):
+        assert torch.equal(model[0].weight, average["0.weight"])
+    assert torch.equal(model[0].weight, own)
+    with averaged(model, {}):
+        assert torch.equal(model[0].weight, own)
+
+
+def test_a_history_of_a_hundred_lines_holds_mean_losses_and_the_rate_of_the_step(tmp_path):
+    losses = []
+
+    def noted(model, batch):
+        loss = squared_error(model, batch)
+        losses.append(loss.item())
+        return loss
+
+    config = replace(PLAIN, steps=250, learning_rate=0.01)
+    result = fit(linear(), Points(), noted, config, tmp_path)
+    assert [line["step"] for line in result.history] == [*range(3, 250, 3), 250]
+    assert result.history[1]["loss"] == pytest.approx(sum(losses[3:6]) / 3)
+    assert result.history[-1]["loss"] == pytest.approx(losses[249])
+    assert result.history[1]["lr"] == pytest.approx(learning_rate(config, 5))
+    assert all(earlier["seconds"] <= later["seconds"] for earlier, later in pairwise(result.history))
+    assert (result.steps, result.best) == (250, {})
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_validation_is_due_by_its_steps_and_at_the_end_and_the_first_metric_counts(tmp_path):
+    seen = []
+
+    def validate(model):
+        seen.append(model.training)
+        return {"dice": float(len(seen)), "error": 1.0}
+
+    model = linear()
+    config = replace(PLAIN, steps=7, validate_every=3, log_every=100)
+    result = fit(model, Points(), squared_error, config, tmp_path, validate=validate)
+    assert [(line["step"], line["val_dice"]) for line in result.history] == [(3, 1.0), (6, 2.0), (7, 3.0)]
+    assert result.best == {"step": 7, "dice": 3.0, "error": 1.0}
+    assert seen == [False] * 3
+    assert not model.training
+
+
+def test_a_metric_that_only_equals_the_best_is_no_gain(tmp_path):
+    config = replace(PLAIN, steps=40, validate_every=2, patience=3)
+    result = fit(linear(), Points(), squared_error, config, tmp_path, validate=lambda model: {"dice": 0.5})
+    assert (result.steps, result.best["step"]) == (8, 2)
+
+
+def test_a_signal_in_the_last_step_ends_a_finished_training(tmp_path):
+    calls = []
+
+    def interrupted(model, batch):
+        calls.append(1)
+        if len(calls) == PLAIN.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return squared_error(model, batch)
+
+    assert fit(linear(), Points(), interrupted, PLAIN, tmp_path).steps == PLAIN.steps
+    assert (tmp_path / "checkpoint" / "state.json").is_file()
+
+
+def test_each_seed_draws_samples_of_its_own_order_and_batches_follow_each_other(tmp_path):
+    seen = []
+
+    class Numbers(Points):
+        def __getitem__(self, ordinal):
+            seen.append(ordinal)
+            return super().__getitem__(ordinal)
+
+    fit(linear(), Numbers(), squared_error, replace(PLAIN, steps=3, batch_size=2, accumulate=2), tmp_path)
+    assert seen == list(range(12))
+
+
+def test_a_gradient_that_is_no_number_is_told_from_a_loss_that_is_none(tmp_path):
+    def rooted(model, batch):
+        return (model(batch["x"]) * 0).abs().sqrt().sum()
+
+    with pytest.raises(PentadError, match=r"PTD-233 .*the gradient's norm is nan in step 1;"):
+        fit(linear(), Points(), rooted, PLAIN, tmp_path)

@@ -39,6 +39,7 @@ def test_block_starts_as_published():
     assert block.dt_proj.weight.abs().max() <= block.dt_rank**-0.5
     assert block.A_log._no_weight_decay
     assert block.D._no_weight_decay
+    assert block.dt_proj.bias._no_reinit
 
 
 def test_output_depends_on_the_past_only():

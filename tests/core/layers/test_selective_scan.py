@@ -4,6 +4,8 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from scans import inputs, largest_share, with_gradients
 
 from pentad.core.errors import UsageError
 from pentad.core.layers import machine_code, parity
+from pentad.core.layers import selective_scan as scan
 from pentad.core.layers.selective_scan import available_backends, preferred_backend, selective_scan
 
 REFERENCE = Path(__file__).parents[2] / "reference"
@@ -336,3 +339,92 @@ def test_without_a_cache_folder_a_loop_compiles_says_so_and_runs(twice, tmp_path
     assert [record.getMessage() for record in caplog.records] == [
         "compiling loops.twice, float32, again in every run, as the cache folder is not writable"
     ] * 2
+
+
+def test_steps_are_taken_as_they_are_and_forwards_unless_told():
+    made = inputs(optional="zb")
+    plain = selective_scan(**made)
+    assert torch.equal(plain, selective_scan(**made, delta_softplus=False, return_last_state=False, reverse=False))
+    assert not torch.equal(plain, selective_scan(**made, delta_softplus=True))
+    assert not torch.equal(plain, selective_scan(**made, reverse=True))
+
+
+def test_the_use_of_a_backend_is_told_by_the_devices_that_are_there(monkeypatch):
+    chosen = {"cpu": "numba", "cuda": "triton"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert scan._use("triton", chosen) == "no cuda device here; used where there is one"
+    assert scan._use("mamba_ssm", chosen) == "no cuda device here"
+    assert scan._use("numba", chosen) == "used on cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert scan._use("triton", chosen) == "used on cuda"
+    assert scan._use("mamba_ssm", chosen) == "available"
+    assert scan._use("reference", dict.fromkeys(chosen, "reference")) == "used on cpu and cuda"
+
+
+def test_a_backend_that_cannot_be_loaded_says_why_and_is_passed_over(monkeypatch):
+    monkeypatch.setattr(scan, "_PROBLEMS", {})
+    broken = scan._BACKENDS["numba"]._replace(module="pentad.core.layers.none")
+    monkeypatch.setitem(scan._BACKENDS, "numba", broken)
+    assert available_backends()["numba"] == "cannot be loaded (No module named 'pentad.core.layers.none')"
+    assert available_backends()["reference"].startswith("used on cpu")
+    with pytest.raises(UsageError, match=r"PTD-121 .*'numba' cannot be loaded"):
+        selective_scan(**inputs(), backend="numba")
+
+
+def test_a_preference_ends_with_its_block_whatever_happens():
+    with pytest.raises(KeyError), preferred_backend("reference"):
+        raise KeyError
+    assert scan._preferred == "auto"
+    with preferred_backend("auto"):
+        assert scan._choose("auto", "cpu") == "numba"
+
+
+def test_results_keep_the_channels_of_a_step_side_by_side():
+    x = torch.zeros(2, 5, 3)
+    assert scan.result_like(x).stride() == (15, 3, 1)
+    assert scan.result_like(x.transpose(1, 2).contiguous().transpose(1, 2)).stride() == (15, 1, 5)
+    assert scan.result_like(torch.zeros(2, 5, 1).transpose(1, 2)).shape == (2, 1, 5)
+
+
+def test_what_is_kept_is_a_state_a_block_of_16_channels_and_32_steps():
+    u, A, B = torch.zeros(3, 34, 65), torch.zeros(34, 5), torch.zeros(3, 2, 5, 65)
+    assert scan.checkpoint_size(u, A, B) == 3 * (2 * 2) * 3 * 5 * 16
+
+
+def test_the_cache_lies_at_home_where_no_cache_home_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in ("", "relative/place"):
+        monkeypatch.setenv("XDG_CACHE_HOME", place)
+        assert machine_code.cache_folder() == tmp_path / ".cache" / "pentad" / "code"
+
+
+def test_kept_code_is_found_by_the_content_of_its_sources(tmp_path):
+    sources = [tmp_path / "a.py", tmp_path / "b.py"]
+    keys = set()
+    for texts in (("x", "y"), ("x", "z"), ("w", "y"), ("x", "y")):
+        for path, text in zip(sources, texts, strict=True):
+            path.write_text(text)
+        keys.add(machine_code._key(list(map(str, sources))))
+    assert len(keys) == 3
+    assert all(len(key) == 16 for key in keys)
+
+
+def test_threads_share_a_list_and_a_mistake_in_any_is_raised():
+    taken, todo = [], iter(range(50))
+
+    def work():
+        for number in todo:
+            taken.append(number)
+
+    machine_code.on_threads(work, 3)
+    assert sorted(taken) == list(range(50))
+    machine_code.on_threads(lambda: taken.append("alone"), 1)
+    assert taken[50:] == ["alone"]
+
+    def wrong():
+        if threading.current_thread() is not threading.main_thread():
+            raise KeyError("lost")
+        time.sleep(0.2)
+
+    with pytest.raises(KeyError, match="lost"):
+        machine_code.on_threads(wrong, 2)

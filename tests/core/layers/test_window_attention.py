@@ -5,8 +5,10 @@ import torch
 
 from pentad.core.layers.window_attention import (
     DropPath,
+    PatchEmbedding,
     PatchMerging,
     SwinBlock,
+    SwinStage,
     WindowAttention,
     drop_path_rates,
     initialise,
@@ -160,3 +162,55 @@ def test_under_bfloat16_the_block_stays_close():
         half = block(x)
     with torch.no_grad():
         assert (half.float() - block(x)).abs().mean() < 0.02 * x.std()
+
+
+def test_a_block_is_plain_and_four_times_as_wide_inside_unless_told():
+    plain, told = SwinBlock(8, 2, 4), SwinBlock(8, 2, 4, shifted=True, mlp_ratio=2.5, qkv_bias=False, drop_path=0.1)
+    assert [(b.mlp.fc1.out_features, b.attn.shift, b.attn.qkv.bias is None) for b in (plain, told)] == [
+        (32, 0, False),
+        (20, 2, True),
+    ]
+    assert (plain.drop_path.rate, told.drop_path.rate) == (0.0, 0.1)
+    (stage,) = swin_blocks(8, 2, 4, [0.0])
+    assert (stage.mlp.fc1.out_features, stage.attn.qkv.bias is None) == (32, False)
+    (stage,) = swin_blocks(8, 2, 4, [0.0], mlp_ratio=2.0, qkv_bias=False)
+    assert (stage.mlp.fc1.out_features, stage.attn.qkv.bias is None) == (16, True)
+    assert WindowAttention(8, 2, 4).shift == 0
+    assert WindowAttention(8, 2, 4).qkv.bias is not None
+
+
+def test_the_rate_of_a_single_block_is_nothing():
+    assert drop_path_rates((1,), 0.3) == [[0.0]]
+    assert drop_path_rates((1, 1), 0.3) == [[0.0], [0.3]]
+
+
+def test_a_branch_that_is_never_dropped_is_returned_itself():
+    x = drawn(1, 2)
+    assert DropPath(0.0).train()(x) is x
+    assert DropPath(0.5).eval()(x) is x
+
+
+def test_a_stage_merges_only_where_a_coarser_one_follows():
+    x = drawn(1, 4, 4, 8).float()
+    blocks = swin_blocks(8, 2, 4, [0.0])
+    assert torch.equal(SwinStage(blocks)(x), blocks(x))
+    merged = SwinStage(blocks, 8)
+    assert torch.equal(merged(x), merged.downsample(blocks(x)))
+
+
+def test_an_embedding_is_a_norm_of_each_patchs_projection():
+    embedding = PatchEmbedding(3, 8, 4)
+    x = drawn(2, 3, 8, 12).float()
+    tokens = embedding(x)
+    assert tokens.shape == (2, 2, 3, 8)
+    patch = torch.einsum("bcyx,wcyx->bw", x[:, :, 4:8, 8:12], embedding.proj.weight) + embedding.proj.bias
+    torch.testing.assert_close(tokens[:, 1, 2], embedding.norm(patch), rtol=1e-4, atol=1e-5)
+
+
+def test_initialising_leaves_layers_without_a_bias_and_other_layers_alone():
+    torch.manual_seed(0)
+    linear, norm = torch.nn.Linear(50, 50, bias=False), torch.nn.LayerNorm(4)
+    initialise(linear)
+    initialise(norm)
+    assert linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert norm.weight.tolist() == [1, 1, 1, 1]
