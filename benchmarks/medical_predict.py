@@ -12,7 +12,8 @@ nnU-Net is no dependency of ours: install it beside, without its copy of torch, 
         dynamic-network-architectures blosc2 ndindex msgpack numexpr httpx pandas scikit-image lazy-loader tifffile
     python benchmarks/medical_predict.py SCAN... --peers PEERS [--bundle BUNDLE] [--configurations 2d 3d 3d-wide]
 
-A scan is a NIfTI file or a folder with one DICOM series. Without --bundle the 2-D network has random weights too.
+A scan is a NIfTI file or a folder with one DICOM series; scans of another length get tables of their own beside those
+that are there. Without --bundle the 2-D network has random weights too.
 Prints tables and writes benchmarks/medical_predict.json and .md.
 """
 
@@ -331,10 +332,11 @@ def main() -> None:
                 found["studies"] = studies(bundle, scans, folder, given.peers, given.repeats)
             if "windows" in given.parts:
                 found["windows"] = windows(bundle, first, folder, given.peers, given.repeats)
-            result[configuration] = found
+            name = f"{configuration}, {sum(size[0] for size in sizes.values())} slices"
+            result[name] = found
             given.out.write_text(json.dumps(result, indent=1) + "\n")
             given.out.with_suffix(".md").write_text(written(result))
-            print(written({configuration: found}))
+            print(written({name: found}))
 
 
 if __name__ == "__main__":

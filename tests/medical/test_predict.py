@@ -132,7 +132,7 @@ def test_windows_smaller_or_larger_than_the_scan_change_nothing(patch, mirror):
 
 
 def test_slices_of_a_2d_model_keep_their_places():
-    """Every slice has another answer; nineteen slices fill two batches and a rest."""
+    """Every slice has another answer; nineteen slices fill four batches and a rest."""
     image = np.full((19, 12, 12), -50.0)
     for z in range(19):
         image[z, z % 10 :, : 2 + z % 7] = 50

@@ -1,5 +1,7 @@
 """Preprocessing and its way back: geometry, normalisation, and agreement with SciPy and SimpleITK."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -215,6 +217,28 @@ def test_a_masked_z_score_ignores_the_outside_and_marks_it_in_the_label():
 def test_unusable_scans_are_refused_in_one_sentence(array, spacing, code):
     with pytest.raises(CaseError, match=f"^{code} .*; .*[.]$"):
         preprocess(array, spacing, Preprocessing((1.0, 1.0, 1.0), (0, 1, 2), PLAIN))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int16])
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("spacing", [(1.7, 1.9), (2.6, 1.7, 1.9), (0.6, 0.4, 0.5), (9.0, 1.7, 1.9), (2.0, 0.8, 0.8)])
+def test_a_scan_normalised_plane_by_plane_is_that_of_the_whole_to_the_bit(spacing, transpose, kind):
+    image = (smooth((20, 70, 60)) * 90 + 100).astype(kind)[:, ::-1]
+    moved, grid, _ = preprocess(image, (2.0, 0.8, 0.8), Preprocessing(spacing, transpose, CT))
+    whole = normalise(image.transpose(transpose)[grid.crop], CT)
+    axis = separate_axis(grid.spacing, grid.network_spacing)
+    assert np.array_equal(moved, resize(whole, grid.network_shape, order=3, nearest_axis=axis))
+
+
+def test_no_normalised_copy_of_the_scans_size_is_made():
+    image = smooth((40, 128, 128)) * 90 + 100
+    chosen = Preprocessing((1.6, 1.6), (0, 1, 2), CT)
+    preprocess(image, (2.0, 0.8, 0.8), chosen)  # the splines' weights stay for the next scan
+    tracemalloc.start()
+    preprocess(image, (2.0, 0.8, 0.8), chosen)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < image.nbytes / 2
 
 
 def test_labels_that_do_not_fit_are_refused():

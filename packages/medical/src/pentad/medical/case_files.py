@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pentad.core.errors import UsageError, nearest
 from pentad.core.files import digest_files, write_json
 from pentad.core.run import code_version
 from pentad.medical.findings import Finding, count_lesions, find
 from pentad.medical.ingest import Scan
+from pentad.medical.outputs import CARD, FILES, USE
 from pentad.medical.predictors import Predictor
 from pentad.medical.qc import Quality, Reference, check, short_texts
 from pentad.medical.training_range import volumes_ml
@@ -24,9 +24,6 @@ if TYPE_CHECKING:  # heavy libraries, which neither a run without them nor the p
     from pentad.medical.page import ShownCase
     from pentad.medical.predict import Prediction
     from pentad.medical.seg import Algorithm
-
-USE = "research use only, not a medical device"
-CARD = "model_card.html"
 
 
 @dataclass(frozen=True)
@@ -130,28 +127,6 @@ _WRITERS: dict[str, Callable[[Path, Result, Predictor], None]] = {
     "page": _write_page,
     "pdf": _write_pdf,
 }
-FILES = {"nifti": "label.nii.gz", "seg": "seg.dcm", "sr": "sr.dcm", "page": "page.html", "pdf": "page.pdf"}
-"""Name of each output's file."""
-
-DEFAULT = ("nifti", "seg", "sr", "page")
-"""Outputs that are written unless others are asked for."""
-
-
-def wanted(outputs: str) -> tuple[str, ...]:
-    """Return the outputs that a comma-separated list asks for, in the order of writing.
-
-    Raises:
-        UsageError: One is not known (PTD-297), or a report is asked for without the segmentation it speaks of
-            (PTD-556).
-    """
-    asked = [part.strip() for part in outputs.split(",") if part.strip()]
-    for name in asked:
-        if name not in FILES:
-            problem = f"'{name}' is no output{nearest(name, FILES)}"
-            raise UsageError("PTD-297", problem, f"give any of {', '.join(FILES)} to --outputs")
-    if "sr" in asked and "seg" not in asked:
-        raise UsageError("PTD-556", "a report (sr) speaks of a segmentation", "add seg to --outputs")
-    return tuple(name for name in FILES if name in asked)
 
 
 def write_files(folder: Path, result: Result, predictor: Predictor, outputs: Sequence[str]) -> None:

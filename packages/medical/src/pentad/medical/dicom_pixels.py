@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-import SimpleITK
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
@@ -51,9 +50,6 @@ _PIXEL_MODULE = (
     "NumberOfFrames",
     "PixelData",
 )
-
-_itk: Any = SimpleITK  # carries no types
-_itk.ProcessObject.GlobalWarningDisplayOff()
 
 
 def read_pixels(path: Path, name: str = "") -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -94,6 +90,10 @@ def _decoded(path: Path, name: str) -> tuple[NDArray[Any], NDArray[np.bool_] | N
 
 def _by_gdcm(dataset: Dataset) -> NDArray[Any]:
     """Decode by GDCM from a file that holds the pixels alone: no rescaling is applied, nothing personal is written."""
+    import SimpleITK  # 90 MB of each process that reads scans, for encodings that few scans have
+
+    itk: Any = SimpleITK  # carries no types
+    itk.ProcessObject.GlobalWarningDisplayOff()
     bare = Dataset()
     for keyword in _PIXEL_MODULE:
         if keyword in dataset:
@@ -106,10 +106,10 @@ def _by_gdcm(dataset: Dataset) -> NDArray[Any]:
     with tempfile.TemporaryDirectory(prefix="pentad-") as folder:
         path = Path(folder) / "pixels.dcm"
         bare.save_as(path, enforce_file_format=True)
-        reader = _itk.ImageFileReader()
+        reader = itk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
-        decoded: NDArray[Any] = _itk.GetArrayFromImage(reader.Execute())
+        decoded: NDArray[Any] = itk.GetArrayFromImage(reader.Execute())
     return decoded
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial.distance import pdist
 
+from pentad.medical.postprocess import of_parts, part_sizes
 from pentad.medical.volumes import Volume
 
 Mask = NDArray[np.bool_]
@@ -95,12 +95,12 @@ def _by_size(mask: Mask) -> tuple[NDArray[np.uint8], int]:
     """Connected parts numbered from the largest, those beyond `MOST_PARTS` with one number; and how many there are."""
     box = ndimage.find_objects(mask.view(np.uint8))[0]
     parts, count = ndimage.label(mask[box])
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    sizes = part_sizes(parts, count)[1:]
     rank = np.zeros(count + 1, dtype=np.uint8)
     # Equal sizes are told apart by place, so the order never hangs on a sort's whim.
     rank[1 + np.argsort(-sizes, kind="stable")] = np.minimum(np.arange(1, count + 1), MOST_PARTS + 1)
     ranked = np.zeros(mask.shape, dtype=np.uint8)
-    ranked[box] = rank[parts]
+    ranked[box] = of_parts(rank, parts)
     return ranked, count
 
 
@@ -145,6 +145,8 @@ def longest_axial_diameter(mask: Mask, spacing: Sequence[float]) -> float:
 
 
 def _diameter(mask: Mask, dy: float, dx: float) -> float:
+    from scipy.spatial.distance import pdist  # 12 MB, which a scan without findings is spared
+
     points = np.concatenate([_ends(mask) * (dy, dx), _ends(mask.T)[:, ::-1] * (dy, dx)])
     return float(pdist(points).max())
 

@@ -15,8 +15,8 @@ from pentad.core.config import load_params
 from pentad.core.errors import ModelError, UsageError, nearest
 from pentad.core.files import digest_json
 from pentad.core.run import code_version, provenance
-from pentad.medical.case_files import CARD, DEFAULT, USE, examine, row, wanted, write_files
 from pentad.medical.ingest import PrepareConfig, find_cases, harmless, load_scan
+from pentad.medical.outputs import CARD, DEFAULT, USE, wanted
 from pentad.medical.predictors import (
     BASELINES,
     Predictor,
@@ -39,7 +39,7 @@ class PredictRequest:
         inputs: Folders or files of DICOM or NIfTI, or one case table (.jsonl).
         model: Bundle folder, hub id, or the name of a baseline; several bundles, divided by commas, answer together.
         split: Only this split of a case table.
-        outputs: Comma-separated names of `pentad.medical.case_files.FILES`.
+        outputs: Comma-separated names of `pentad.medical.outputs.FILES`.
         params: A params.yaml whose section ``prepare.select`` says which series of a study is taken.
         key_file: Key of the pseudonyms.
         device: auto, cpu, cuda or cuda:N.
@@ -157,6 +157,9 @@ def _processor(
 def _segment(
     predictor: Predictor, outputs: Sequence[str], rules: SelectionRules, config: str, case: Case, folder: Path
 ) -> CaseResult:
+    # The process that hands out cases measures none: it is spared what the workers need.
+    from pentad.medical.case_files import examine, row, write_files
+
     scan = load_scan(case, rules)
     prediction = predictor.run(scan.volume)
     statement = provenance("medical", model=predictor.digest, config=config, input=input_digest(case))

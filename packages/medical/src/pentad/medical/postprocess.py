@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from pentad.medical.preprocess import bounding_box
 log = logging.getLogger(__name__)
 
 Mask = NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -95,36 +97,48 @@ def holes(mask: Mask) -> Mask:
         for end in (0, -1):
             enclosed[np.unique(parts.take(end, axis))] = False
     enclosed[0] = False
-    found: Mask = enclosed[parts]
-    return found
+    return of_parts(enclosed, parts)
 
 
 def _wanted(region: Mask, organ: Mask, rules: PostProcessing) -> Mask:
     parts, count = ndimage.label(region)
     keep = np.ones(count + 1, dtype=bool)
     if rules.lesions_inside:
-        keep &= _sizes(parts, count, organ) > 0
+        keep &= part_sizes(parts, count, organ) > 0
     if rules.largest_component:
-        sizes = np.where(keep, _sizes(parts, count, region), 0)
+        sizes = np.where(keep, part_sizes(parts, count, region), 0)
         keep &= np.arange(count + 1) == sizes.argmax()
     keep[0] = False
     log.debug("%d of %d connected parts stay", keep.sum(), count)
-    wanted: Mask = keep[parts]
-    return wanted
+    return of_parts(keep, parts)
 
 
 def _smaller(mask: Mask, voxels: float) -> Mask:
     """Voxels of the connected parts with fewer than ``voxels``; a hair's breadth of rounding does not count."""
     parts, count = ndimage.label(mask)
-    small = _sizes(parts, count, mask) < voxels - 1e-6
+    small = part_sizes(parts, count, mask) < voxels - 1e-6
     small[0] = False
-    found: Mask = small[parts]
-    return found
+    return of_parts(small, parts)
 
 
-def _sizes(parts: NDArray[np.int32], count: int, mask: Mask) -> NDArray[np.int64]:
-    """Voxels of each part inside ``mask``; slice by slice, because ``bincount`` copies what it counts to int64."""
+def part_sizes(parts: NDArray[np.int32], count: int, mask: Mask | None = None) -> NDArray[np.int64]:
+    """Return the voxels of each of ``count`` connected parts, behind those of the background.
+
+    Args:
+        parts: Number of every voxel's part, 0 for none.
+        count: How many parts there are.
+        mask: Where voxels count; everywhere by default.
+    """
     sizes = np.zeros(count + 1, dtype=np.int64)
-    for part, inside in zip(parts, mask, strict=True):
-        sizes += np.bincount(part[inside], minlength=count + 1)
+    # Plane by plane, here and below: NumPy copies what it counts or looks up to int64, twice a scan's memory.
+    for place, plane in enumerate(parts):
+        sizes += np.bincount((plane if mask is None else plane[mask[place]]).ravel(), minlength=count + 1)
     return sizes
+
+
+def of_parts(values: NDArray[T], parts: NDArray[np.int32]) -> NDArray[T]:
+    """Return every voxel's value, that of its part."""
+    found = np.empty(parts.shape, dtype=values.dtype)
+    for place, plane in enumerate(parts):
+        found[place] = values[plane]
+    return found

@@ -41,6 +41,7 @@ LARGEST_GRID = 600_000_000
 
 _BLOCK = 64  # outputs of one matrix product: wide enough for BLAS, narrow enough to leave most of the band's zeros out
 _SLAB_BYTES = 2**24
+_BY_VOXEL = ("ct", "rgb_to_0_1", "none")  # schemes that need nothing but a voxel's own value
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Grid:
 
 
 def preprocess(
-    array: NDArray[np.generic], spacing: Sequence[float], settings: Preprocessing, *, overwrite: bool = False
+    array: NDArray[np.generic], spacing: Sequence[float], settings: Preprocessing
 ) -> tuple[Floats, Grid, NDArray[np.bool_] | None]:
     """Return the scan on the network's grid, the grid, and the cropped non-zero mask where the scheme uses one.
 
@@ -130,7 +131,6 @@ def preprocess(
         array: Intensities (z, y, x) in canonical orientation, any real type.
         spacing: Its spacing (z, y, x), mm.
         settings: Target spacing, axes order and normalisation.
-        overwrite: The array is no longer needed: where it is float32 its memory may take the normalised image.
 
     Raises:
         CaseError: The array is not a finite 3-D volume with more than one value, or a spacing is absurd.
@@ -138,16 +138,32 @@ def preprocess(
     _check(array, spacing)
     grid = plan_grid(array, spacing, settings)
     cropped = array.transpose(settings.transpose)[grid.crop]
+    axis, by = separate_axis(grid.spacing, grid.network_spacing), settings.normalisation
+    if by.scheme in _BY_VOXEL and _leaves_planes(cropped.shape, grid.network_shape):
+        return _by_planes(cropped, by, grid.network_shape, axis), grid, None
     mask = _filled(cropped != 0) if settings.masked else None
-    axis = separate_axis(grid.spacing, grid.network_spacing)
     # No name is given to the normalised image: `resize` can then drop it as soon as the first axis is done.
-    image = resize(
-        normalise(cropped, settings.normalisation, mask, overwrite=overwrite),
-        grid.network_shape,
-        order=3,
-        nearest_axis=axis,
-    )
+    image = resize(normalise(cropped, by, mask), grid.network_shape, order=3, nearest_axis=axis)
     return image, grid, mask
+
+
+def _leaves_planes(old: Sequence[int], new: Sequence[int]) -> bool:
+    """Whether the first axis is resized after the others or not at all."""
+    return old[0] == new[0] or _order(old, new)[-1] == 0
+
+
+def _by_planes(array: NDArray[np.generic], by: Normalisation, shape: Shape, nearest_axis: int | None) -> Floats:
+    """What `resize` makes of the normalised scan, to the bit; of the scan's size only one plane is there at a time."""
+    image = np.empty((len(array), *shape[1:]), dtype=np.float32)
+    low, high = np.inf, -np.inf
+    for place in range(len(array)):
+        plane = normalise(array[place : place + 1], by)
+        low, high = min(low, plane.min()), max(high, plane.max())
+        for axis in _order(plane.shape, (1, *shape[1:])):
+            plane = _resize_along(plane, axis, shape[axis] if axis else 1, 0 if axis == nearest_axis else 3)
+        image[place] = plane[0]
+    image = _resize_along(image, 0, shape[0], 0 if nearest_axis == 0 else 3)
+    return np.clip(image, low, high, out=image)
 
 
 def preprocess_label(label: NDArray[np.generic], grid: Grid, mask: NDArray[np.bool_] | None = None) -> Labels:
@@ -206,14 +222,9 @@ def bounding_box(array: NDArray[np.generic]) -> Box:
     return found[0], found[1], found[2]
 
 
-def normalise(
-    array: NDArray[np.generic], by: Normalisation, mask: NDArray[np.bool_] | None = None, *, overwrite: bool = False
-) -> Floats:
-    """Return normalised intensities, float32; outside ``mask``, where there is one, they are 0.
-
-    The array is new unless ``overwrite`` allows to use the given one.
-    """
-    image = np.array(array, dtype=np.float32, order="C", copy=None if overwrite else True)
+def normalise(array: NDArray[np.generic], by: Normalisation, mask: NDArray[np.bool_] | None = None) -> Floats:
+    """Return normalised intensities, a new float32 array; outside ``mask``, where there is one, they are 0."""
+    image = np.array(array, dtype=np.float32, order="C")
     shift, scale = 0.0, 255.0 if by.scheme == "rgb_to_0_1" else 1.0
     if by.scheme == "ct" and by.intensity is not None:
         np.clip(image, by.intensity.low, by.intensity.high, out=image)
@@ -255,10 +266,14 @@ def resize(image: Floats, shape: Sequence[int], *, order: Literal[1, 3], nearest
     if image.shape == tuple(shape):
         return image
     low, high = image.min(), image.max()
-    # The axis that shrinks most goes first: less work and less memory for those that follow.
-    for axis in sorted(range(3), key=lambda axis: shape[axis] / image.shape[axis]):
+    for axis in _order(image.shape, shape):
         image = _resize_along(image, axis, shape[axis], 0 if axis == nearest_axis else order)
     return np.clip(image, low, high, out=image) if order == 3 else image
+
+
+def _order(old: Sequence[int], new: Sequence[int]) -> list[int]:
+    """The axes in the order of resizing: that which shrinks most first, so that the others have less work."""
+    return sorted(range(3), key=lambda axis: new[axis] / old[axis])
 
 
 def resize_labels(label: Labels, shape: Sequence[int], nearest_axis: int | None = None) -> Labels:

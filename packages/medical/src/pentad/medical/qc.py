@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pentad.medical.findings import LESIONS
+from pentad.medical.postprocess import part_sizes
 from pentad.medical.training_range import Range, TrainingRange
 from pentad.medical.volumes import Volume
 
@@ -208,7 +209,7 @@ def _check_fragments(quality: Quality, label: NDArray[np.uint8], reference: Refe
         if not found:
             continue
         parts, count = ndimage.label(region[found[0]])
-        sizes = np.bincount(parts.ravel())[1:]
+        sizes = part_sizes(parts, count)[1:]
         share = 1 - sizes.max() / sizes.sum()
         if share >= FRAGMENT_SHARE:
             quality.flags["fragments"] = f"The {name} lies in {count} parts, {share:.0%} of it outside the largest."

@@ -71,7 +71,7 @@ def canonical(volume: Volume) -> tuple[Volume, Orientation]:
     """Return the volume with axes increasing towards head, back and left, and how it was turned.
 
     Axes are permuted and reversed, never resampled: an oblique volume keeps its grid, with each axis next to the
-    direction it is closest to. Every voxel keeps its place in the world.
+    direction it is closest to. Every voxel keeps its place in the world. The array shares the memory of the given one.
     """
     directions = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     # columns[i] is the voxel axis (x, y, z) that runs along world axis i (L, P, S)
@@ -89,7 +89,7 @@ def canonical(volume: Volume) -> tuple[Volume, Orientation]:
             affine[:3, 3] += step * (volume.array.shape[2 - column] - 1)
     how = Orientation((2 - columns[2], 2 - columns[1], 2 - columns[0]), (flips[2], flips[1], flips[0]))
     turned = _flipped(volume.array.transpose(how.axes), how.flips)
-    return Volume(np.ascontiguousarray(turned), affine), how
+    return Volume(turned, affine), how
 
 
 def restore(array: NDArray[Any], how: Orientation) -> NDArray[Any]:
