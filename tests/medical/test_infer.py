@@ -157,7 +157,7 @@ from pathlib import Path
 from pentad.medical import infer
 digest = infer._model_digest({str(trained / "bundle")!r})
 assert digest == {json.loads((trained / "bundle" / "bundle.json").read_text())["digest"]!r}
-sys.exit(bool({{"torch", "scipy", "SimpleITK", "highdicom", "matplotlib"}} & set(sys.modules)))
+sys.exit(bool({{"torch", "scipy.ndimage", "SimpleITK", "highdicom", "matplotlib"}} & set(sys.modules)))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pentad.medical.postprocess import of_parts, part_sizes
+from pentad.medical.parts import of_parts, part_sizes
 from pentad.medical.volumes import Volume
 
 Mask = NDArray[np.bool_]

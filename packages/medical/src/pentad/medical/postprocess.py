@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from pentad.core.errors import UsageError, nearest
+from pentad.medical.parts import of_parts, part_sizes
 from pentad.medical.preprocess import bounding_box
 
 log = logging.getLogger(__name__)
 
 Mask = NDArray[np.bool_]
-T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -119,26 +118,3 @@ def _smaller(mask: Mask, voxels: float) -> Mask:
     small = part_sizes(parts, count, mask) < voxels - 1e-6
     small[0] = False
     return of_parts(small, parts)
-
-
-def part_sizes(parts: NDArray[np.int32], count: int, mask: Mask | None = None) -> NDArray[np.int64]:
-    """Return the voxels of each of ``count`` connected parts, behind those of the background.
-
-    Args:
-        parts: Number of every voxel's part, 0 for none.
-        count: How many parts there are.
-        mask: Where voxels count; everywhere by default.
-    """
-    sizes = np.zeros(count + 1, dtype=np.int64)
-    # Plane by plane, here and below: NumPy copies what it counts or looks up to int64, twice a scan's memory.
-    for place, plane in enumerate(parts):
-        sizes += np.bincount((plane if mask is None else plane[mask[place]]).ravel(), minlength=count + 1)
-    return sizes
-
-
-def of_parts(values: NDArray[T], parts: NDArray[np.int32]) -> NDArray[T]:
-    """Return every voxel's value, that of its part."""
-    found = np.empty(parts.shape, dtype=values.dtype)
-    for place, plane in enumerate(parts):
-        found[place] = values[plane]
-    return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pentad.medical.findings import LESIONS
-from pentad.medical.postprocess import part_sizes
+from pentad.medical.parts import part_sizes
 from pentad.medical.training_range import Range, TrainingRange
 from pentad.medical.volumes import Volume
 
