@@ -23,8 +23,16 @@ if [ ! -e "$shared/.complete" ]; then
     echo "installing the locked requirements once for this machine"
     rm -rf "$shared"
     "$python" -m venv "$shared"
-    "$shared/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes \
-        -r requirements.lock
+    # Unpacking keeps one processor busy, so two installers share it: torch with its libraries, and the rest.
+    awk -v torch="$shared/torch.txt" -v rest="$shared/rest.txt" \
+        'BEGIN { to = rest } /^[A-Za-z0-9]/ { to = /^(torch|triton|nvidia-|cuda-)/ ? torch : rest } { print > to }' \
+        requirements.lock
+    install() {
+        "$shared/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes -r "$1"
+    }
+    install "$shared/torch.txt" &
+    install "$shared/rest.txt"
+    wait $!
     touch "$shared/.complete"
 fi
 flock -u 9
