@@ -6,9 +6,9 @@
 
 Each mutant is one change to one expression outside decorators, in a copy of packages/core: a comparison, an operator, a
 constant, a negated condition, a returned value. It meets the tests that run its line by the coverage data, the fastest
-first, and is killed where one fails or takes too long; lines that only worker processes or imports run are met by tests
-of the same module, or by the test file of its name. One process imports the heavy libraries once and is forked for
-every mutant.
+first, and is killed where one fails or takes too long; lines that only worker processes run, and those outside of
+functions, which whichever test imports the module first happens to run, are met by the test file of the module's name
+and by the tests that run any of its lines. One process imports the heavy libraries once and is forked for every mutant.
 """
 
 from __future__ import annotations
@@ -77,6 +77,12 @@ def tests_by_line(data: CoverageData) -> dict[str, dict[int, list[str]]]:
     return found
 
 
+def in_functions(tree: ast.AST) -> set[int]:
+    """Lines of functions' bodies, which run when a function is called and not when its module is imported."""
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {line for node in found for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)}
+
+
 def named_for(file: str) -> list[str]:
     """Test files that bear the module's name or its beginning, for what only processes of their own import."""
     stem = Path(file).stem
@@ -138,7 +144,8 @@ def main() -> None:
 
     score = 0
     for number, (file, which, line) in enumerate(chosen, 1):
-        tests = by_line[file][line] or [test for some in by_line[file].values() for test in some] or named_for(file)
+        tests = by_line[file][line] if line in in_functions(ast.parse((ROOT / file).read_text())) else []
+        tests = tests or [*named_for(file), *(test for some in by_line[file].values() for test in some)]
         tests = sorted(set(tests), key=lambda test: breadth[test])[: given.tests]  # those of few lines are fast
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(SOURCE, Path(folder) / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

@@ -383,7 +383,8 @@ def test_results_keep_the_channels_of_a_step_side_by_side():
     x = torch.zeros(2, 5, 3)
     assert scan.result_like(x).stride() == (15, 3, 1)
     assert scan.result_like(x.transpose(1, 2).contiguous().transpose(1, 2)).stride() == (15, 1, 5)
-    assert scan.result_like(torch.zeros(2, 5, 1).transpose(1, 2)).shape == (2, 1, 5)
+    assert scan.result_like(torch.zeros(1, 3, 2).transpose(1, 2)).stride() == (6, 1, 2)
+    assert scan.result_like(torch.zeros(2, 5, 1)).stride() == (5, 1, 1)
 
 
 def test_what_is_kept_is_a_state_a_block_of_16_channels_and_32_steps():
