@@ -81,6 +81,46 @@ def test_small_areas_are_left_out_and_the_total_is_of_the_rest(mapped):
     assert found["total_area_m2"] == pytest.approx((2400 + 500) * 4, rel=2e-3)
 
 
+def test_an_outline_is_simplified_by_at_most_what_was_asked(mapped):
+    folder, probability, valid, _ = mapped
+    steps = probability.copy()
+    for row in range(100, 140):  # a slope of one pixel a row
+        steps[row, 200 : 200 + row - 100] = 0.1
+    slope = folder / "slope"
+    slope.mkdir()
+    with open_pair(folder / "first.tif", folder / "first.tif") as pair:
+        write_maps(slope, strips(steps, valid), pair, LEGENDS, {})
+    outlines = []
+    for pixels in (0.0, 1.0):
+        write_polygons(slope, PolygonConfig(1000.0, pixels), SOURCE)
+        table = geopandas.read_file(slope / "changes.gpkg")
+        outlines.append(table.geometry[table["area_m2"].argmax()])
+    whole, simple = outlines
+    assert len(simple.exterior.coords) < len(whole.exterior.coords) / 5
+    assert simple.hausdorff_distance(whole) <= 2.0 + 1e-6  # metres of a pixel
+
+
+def test_the_qgis_style_has_a_symbol_in_the_legends_colour_for_every_class(tmp_path):
+    from xml.etree import ElementTree
+
+    task = TASKS["bda"]
+    named = legends(task, task_classes := (("undamaged", "minor <5 %", "major", "destroyed"),))["damage"]
+    path = write_raster(tmp_path / "first.tif", picture(1))
+    none = np.ones((1, 40, 50), "uint8")
+    drawn = draw(task, 0.5, Strip(0, np.ones((40, 50), "float32"), none, np.ones((40, 50), bool)))
+    with open_pair(path, path) as pair:
+        write_maps(tmp_path, [drawn], pair, legends(task, task_classes), {})
+    write_polygons(tmp_path, PolygonConfig(), Source("building", "damage", named))
+    style = ElementTree.parse(tmp_path / "changes.qml")
+    assert style.find("renderer-v2").get("attr") == "class"
+    symbols = {one.get("name"): one for one in style.iter("symbol")}
+    categories = {one.get("value"): symbols[one.get("symbol")] for one in style.iter("category")}
+    assert set(geopandas.read_file(tmp_path / "changes.gpkg")["class"]) == {"undamaged"} <= set(categories)
+    for name, colour in list(named.values())[1:]:
+        fill = categories[name].find(".//Option[@name='outline_color']").get("value")
+        assert fill == ",".join(map(str, colour))
+
+
 def test_a_map_without_change_gives_an_empty_layer(tmp_path):
     path = write_raster(tmp_path / "first.tif", picture(1))
     with open_pair(path, path) as pair:
