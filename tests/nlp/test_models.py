@@ -171,7 +171,7 @@ def test_a_folder_without_a_tokenizer_says_so(tmp_path):
         find_pretrained(str(tmp_path))
 
 
-def write_encoder(folder, kind):
+def write_encoder(folder, kind, family="bert"):
     """An encoder's folder as published: three layers, random weights, a tokenizer of the kind."""
     from transformers import AutoConfig, AutoModel
 
@@ -180,9 +180,43 @@ def write_encoder(folder, kind):
     seed_everything(0)
     tokenizer = PieceTokenizer(learn(["रिया पुण्यात राहते", "the red fox bites, the blue bird sings"] * 4, 120, kind))
     values = EncoderChoice(hidden=32, layers=3, heads=2, inner=64).values(tokenizer.size, 32, tokenizer.pad)
-    AutoModel.from_config(AutoConfig.for_model(**values)).save_pretrained(folder)
+    AutoModel.from_config(AutoConfig.for_model(**{**values, **FAMILIES[family]})).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer.text)
     return find_pretrained(str(folder))
+
+
+FAMILIES = {  # mBERT and MahaBERT are BERT, MiniLM too; IndicBERT is ALBERT
+    "bert": {},
+    "albert": {"model_type": "albert", "embedding_size": 16},
+    "xlm-roberta": {"model_type": "xlm-roberta", "max_position_embeddings": 34},
+    "distilbert": {"model_type": "distilbert", "dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64},
+    "electra": {"model_type": "electra", "embedding_size": 16},
+}
+
+
+@pytest.mark.parametrize("name", ["bert_tokens", "bert_sequence", "bert_cnn"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_family_of_encoders_is_taken_whole_and_learns_below_its_head(tmp_path, family, name):
+    from transformers import AutoModel
+
+    source = write_encoder(tmp_path, "unigram", family)
+    if name == "bert_cnn":
+        model = BertCnn(BertCnnConfig(LABELS, source.values, filters=8))
+    else:
+        model = {"bert_tokens": BertTokens, "bert_sequence": BertSequence}[name](EncoderConfig(LABELS, source.values))
+    model.start_from(source)
+    ids = torch.tensor([[1, 5, 6, 7, 2]])
+    assert torch.isfinite(model.eval()(ids, torch.ones_like(ids))).all()
+    published = {
+        key: value for key, value in AutoModel.from_pretrained(tmp_path).state_dict().items() if "pool" not in key
+    }
+    ours = model.state_dict()
+    scale_learning_rates(model, 0.5, head=3.0)
+    rates = {key: parameter._learning_rate_scale for key, parameter in model.named_parameters()}
+    for key, value in published.items():
+        (place,) = [own for own in ours if own.endswith(f".{key}")]
+        assert torch.equal(ours[place], value), key
+        assert rates.get(place, 0.0) <= 0.5, key
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # What transformers writes of itself and of a head, and what would differ between two machines.
 _DROPPED = ("id2label", "label2id", "transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
-_LAYER = re.compile(r"\.(?:layer|layers|h|block)\.(\d+)\.")
+_LAYER = re.compile(r"\.(?:layer|layers|h|block|albert_layer_groups)\.(\d+)\.")  # ALBERT shares them by group
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def scale_learning_rates(model: nn.Module, decay: float, *, head: float = 1.0, f
     depth = 1 + max((int(match[1]) for name, _ in named if (match := _LAYER.search(name))), default=-1)
     for name, parameter in named:
         match = _LAYER.search(name)
-        below = depth - int(match[1]) if match else depth + 1 if "embeddings" in name else 0
+        below = depth - int(match[1]) if match else depth + 1 if "embedding" in name else 0
         parameter._learning_rate_scale = decay**below if below else head  # type: ignore[attr-defined]
         parameter._no_weight_decay = parameter.ndim < 2  # type: ignore[attr-defined]
         if freeze_embeddings and name.endswith("word_embeddings.weight"):
