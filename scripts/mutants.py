@@ -84,11 +84,13 @@ def in_functions(tree: ast.AST) -> set[int]:
 
 
 def named_for(file: str) -> list[str]:
-    """Test files that bear the module's name or its beginning, for what only processes of their own import."""
-    stem = Path(file).stem
-    found = [path for path in (ROOT / "tests" / "core").rglob("test_*.py") if stem.startswith(path.stem[5:])]
-    longest = max((len(path.stem) for path in found), default=0)
-    return [path.relative_to(ROOT).as_posix() for path in found if len(path.stem) == longest]
+    """Test files that bear the module's name or its beginning, else its folder's: they run it in other processes."""
+    for name in (Path(file).stem, Path(file).parent.name):
+        found = [path for path in (ROOT / "tests" / "core").rglob("test_*.py") if name.startswith(path.stem[5:])]
+        longest = max((len(path.stem) for path in found), default=0)
+        if found:
+            return [path.relative_to(ROOT).as_posix() for path in found if len(path.stem) == longest]
+    return []
 
 
 def _node(context: str) -> str:

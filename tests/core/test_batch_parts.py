@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 from command import call
 
-from pentad.core.batch import BatchOptions, Cost, casework, dry_run, folder, planning, workers, worklist
+from pentad.core.batch import BatchOptions, Cost, casework, dry_run, folder, kept_folder, planning, workers, worklist
+from pentad.core.batch import run as batch_run
 from pentad.core.batch.casework import CaseResult, explain, is_full, work_on
 from pentad.core.batch.journal import CaseRecord
 from pentad.core.batch.resuming import files_match
@@ -269,3 +270,43 @@ def test_case_records_are_empty_until_told_otherwise():
     assert (state.status, state.exit_code, state.seconds, state.starts, state.shard) == ("running", None, 0.0, 0, "1/1")
     assert casework.Outcome() == casework.Outcome("", "", {}, [], {}, "", 0.0, ())
     assert planning.Cost() == Cost(0, 0.0)
+
+
+def test_an_empty_file_is_no_missing_one(tmp_path, capsys):
+    (tmp_path / "a.bin").touch()
+    options = BatchOptions(tmp_path / "out", run="r", json_lines=True)
+    assert dry_run([Case(id="a", files={"image": str(tmp_path / "a.bin")})], options, {}) == 0
+    assert [json.loads(line)["input_bytes"] for line in capsys.readouterr().out.splitlines()] == [0, 0]
+    assert planning.input_size(Case(id="a", files={"image": str(tmp_path / "none")})) == -1
+
+
+def test_what_a_case_keeps_lies_under_the_beginning_of_its_key(tmp_path):
+    scratch = tmp_path / "run" / ".work" / "case-1"
+    first = kept_folder(scratch, CASE, "k" * 64)
+    assert first == tmp_path / "run" / ".kept" / "a" / ("k" * 32)
+    assert kept_folder(scratch, CASE, "k" * 64).is_dir()
+    assert kept_folder(scratch, CASE, "l" * 64).is_dir()
+    assert not first.exists()
+
+
+@pytest.mark.parametrize(("taken", "pause"), [(0.01, 5.0), (0.1, 5.0), (2.0, 100.0)])
+def test_the_worklist_is_written_again_after_five_seconds_or_fifty_times_what_it_took(
+    taken, pause, tmp_path, monkeypatch
+):
+    now = SimpleNamespace(seconds=100.0)
+
+    def write(path, records):
+        written.append(path.name)
+        now.seconds += taken
+
+    written = []
+    monkeypatch.setattr(batch_run, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(batch_run, "write_worklist", write)
+    run = batch_run.BatchRun(tmp_path, BatchOptions(tmp_path), {}, None)
+    run._refresh_worklist()
+    assert run.next_worklist == pytest.approx(100 + pause)
+    now.seconds = 100 + pause - 0.001
+    run._refresh_worklist()
+    now.seconds = 100 + pause
+    run._refresh_worklist()
+    assert written == ["worklist.csv"] * 2

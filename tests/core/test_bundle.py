@@ -12,7 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pentad.core.bundle import PublishedModel, load_bundle, read_manifest, save_bundle
+from pentad.core.bundle import (
+    PublishedModel,
+    bundle_folder,
+    check_bundle,
+    load_bundle,
+    peek_manifest,
+    read_manifest,
+    save_bundle,
+)
 from pentad.core.errors import ModelError, UsageError
 from pentad.core.files import digest_file, digest_json
 
@@ -240,3 +248,36 @@ def test_further_files_stand_in_the_bundle_and_count_in_its_digests(tmp_path, mo
     (tmp_path / "bundle" / "tokenizer.json").write_text("[]")
     with pytest.raises(ModelError, match=r"PTD-503 .*tokenizer\.json is not as it was saved"):
         load_bundle(tmp_path / "bundle", "medical", MODELS)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        bundle_folder,
+        peek_manifest,
+        Net.from_pretrained,
+        lambda source: check_bundle(source, "medical", MODELS),
+        lambda source: load_bundle(source, "medical", MODELS),
+    ],
+)
+def test_the_hub_is_asked_unless_told_not_to(ask, attempts):
+    with pytest.raises(ModelError, match=r"PTD-500 pentad-tests/none: neither a folder nor to be had from the hub"):
+        ask("pentad-tests/none")
+    assert attempts
+
+
+def test_a_bundle_makes_the_folders_above_it(tmp_path, model):
+    assert save(tmp_path / "a" / "b" / "bundle", model) == read_manifest(tmp_path / "a" / "b" / "bundle")["digest"]
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["bundle"]
+
+
+def test_of_several_processes_the_first_alone_writes(tmp_path, model, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert save(tmp_path / "bundle", model) == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_ends_with_the_licences_that_were_told(tmp_path, model):
+    save(tmp_path / "bundle", model, card="# Net\n\n", licences={"weights": "CC0-1.0"})
+    told = "- code: not stated\n- weights: CC0-1.0\n- data: not stated\n"
+    assert (tmp_path / "bundle" / "README.md").read_text() == f"# Net\n\n## Licences\n\n{told}"

@@ -212,3 +212,8 @@ def test_figures_are_compared_in_float64_unless_told():
 def test_doctors_columns_stand_below_each_other(monkeypatch):
     monkeypatch.setattr("pentad.core.doctor.findings", lambda: [("a", "one"), ("longer", "two")])
     assert call("doctor").out == "a       one\nlonger  two\n"
+
+
+def test_a_wrong_option_is_told_with_its_command():
+    assert call("nlp", "predict", "--nonsense").sentence().startswith("PTD-226 pentad nlp predict: ")
+    assert call("--nonsense").sentence().startswith("PTD-226 pentad: ")

@@ -158,3 +158,10 @@ def test_the_report_names_format_model_licences_and_origin(bundle, tmp_path):
     assert (report["format"], report["model"], report["largest_error"]) == ("onnx", "doubled", 0.5)
     assert report["licences"] == {"code": "not stated", "weights": "not stated", "data": "not stated"}
     assert report["provenance"]["model"] == bundle.digest
+
+
+def test_outputs_are_compared_one_by_one_and_none_may_be_lacking(tmp_path):
+    output = np.array([[3.0, 1.0], [0.0, 2.0]])
+    with pytest.raises(ValueError, match="zip"):
+        compare([output], [output, output], where=tmp_path)
+    assert compare([output], [output], where=tmp_path)["tolerance"] == 1e-4

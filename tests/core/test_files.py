@@ -58,3 +58,10 @@ def test_digests_are_sha256_and_ignore_key_and_file_order(tmp_path):
     assert digest_file(tmp_path / "a") == digest_bytes(b"1")
     assert digest_json({"a": 1, "b": 2}) == digest_json({"b": 2, "a": 1})
     assert digest_files([tmp_path / "a", tmp_path / "b"]) == digest_files([tmp_path / "b", tmp_path / "a"])
+
+
+def test_texts_stay_readable_in_files_and_digests(tmp_path):
+    write_json(tmp_path / "a.json", {"ort": "Köln", "n": 1})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "ort": "Köln",\n  "n": 1\n}\n'
+    assert digest_json({"n": 1, "ort": "Köln"}) == digest_bytes('{"n":1,"ort":"Köln"}'.encode())
+    assert digest_files([tmp_path / "a.json"]) == digest_bytes(digest_file(tmp_path / "a.json").encode())

@@ -77,7 +77,8 @@ def test_events_state_what_became_of_a_case(tmp_path, capsys):
         told.case_done(BAD, ())
         told.case_sent(sent, "archive")
         told.case_sent(refused, "archive")
-        told.log(Log(30, "pentad.x", "slices were sorted"))
+        told.log(Log(30, "pentad.x", "Schnitte für alle"))
+    assert "Schnitte für alle" in (tmp_path / "events.jsonl").read_text(encoding="utf-8")
     done = {"event": "case.done", "status": "failed", "flags": [], "case": "b", "s": 2.0, "code": "PTD-300"}
     handed = {"event": "case.sent", "case": "a", "to": "archive", "files": {"a.dcm": "0000"}}
     assert events(tmp_path) == [
@@ -86,7 +87,7 @@ def test_events_state_what_became_of_a_case(tmp_path, capsys):
         {"level": "error", **done, "reason": "it broke."},
         {"level": "info", **handed, "code": 0},
         {"level": "error", **handed, "code": "PTD-580"},
-        {"level": "warning", "event": "log", "logger": "pentad.x", "text": "slices were sorted"},
+        {"level": "warning", "event": "log", "logger": "pentad.x", "text": "Schnitte für alle"},
     ]
     assert capsys.readouterr().err.splitlines() == [
         *["PTD-300 b: it broke."] * 2,
@@ -95,6 +96,7 @@ def test_events_state_what_became_of_a_case(tmp_path, capsys):
 
 
 def test_a_terminal_has_a_bar_that_moves_and_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(sys, "stderr", Terminal())
     with shown(tmp_path, total=4) as told:
         bar = told._bar
@@ -103,8 +105,8 @@ def test_a_terminal_has_a_bar_that_moves_and_goes(tmp_path, monkeypatch):
         assert bar.tasks[0].completed == 1
         told.tick(0.5)
         assert bar.tasks[0].completed == 1.5
-        told.say("above the bar")
-        assert "above the bar" in sys.stderr.getvalue()
+        told.say("[bold]12 of 13[/bold] above the bar")
+        assert "[bold]12 of 13[/bold] above the bar" in sys.stderr.getvalue()
     assert told._bar is None
     told = shown(tmp_path, total=0)
     assert told._bar is None

@@ -1,12 +1,12 @@
 import random
 import re
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import pentad.core
 from pentad.core import run
 from pentad.core.errors import CaseError, ModelError, NoInputError, UsageError, nearest
 from pentad.core.run import code_version, environment, pick_device, provenance, seed_everything
@@ -37,6 +37,7 @@ def test_the_cpu_is_always_there():
 def test_repeatable_algorithms_do_not_cost_a_fill_of_every_new_tensor():
     seed_everything(0)
     assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
 
 
@@ -72,15 +73,20 @@ def test_a_device_is_the_cpu_or_a_cuda_device_by_its_number(monkeypatch):
     assert [str(pick_device(name)) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
     with pytest.raises(UsageError, match=r"PTD-221 'cuda:2' is not on this machine \(2 CUDA devices\)"):
         pick_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert str(pick_device("cuda")) == "cuda"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UsageError, match="PTD-221 'cuda'"):
         pick_device("cuda")
 
 
-def test_a_commit_is_told_where_there_is_one(monkeypatch):
+def test_a_commit_is_told_where_there_is_one(monkeypatch, tmp_path):
     run.git_commit.cache_clear()
-    looked = subprocess.run(["git", "-C", Path(run.__file__).parent, "rev-parse"], capture_output=True)
-    assert bool(re.fullmatch(r"[0-9a-f]{12}(-dirty)?", run.git_commit())) is (looked.returncode == 0)
+    monkeypatch.setattr(pentad.core, "__path__", [str(tmp_path)])
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "state"]):
+        subprocess.run([*git, *words], check=True)
+    assert re.fullmatch(r"[0-9a-f]{12}", run.git_commit())
     run.git_commit.cache_clear()
     monkeypatch.setattr(run.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(OSError()))
     assert run.git_commit() == ""

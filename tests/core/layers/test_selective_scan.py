@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import mmap
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from scans import inputs, largest_share, with_gradients
 
 from pentad.core.errors import UsageError
-from pentad.core.layers import machine_code, parity
+from pentad.core.layers import machine_code, parity, selective_scan_numba
 from pentad.core.layers import selective_scan as scan
 from pentad.core.layers.selective_scan import available_backends, preferred_backend, selective_scan
 
@@ -429,3 +430,7 @@ def test_threads_share_a_list_and_a_mistake_in_any_is_raised():
 
     with pytest.raises(KeyError, match="lost"):
         machine_code.on_threads(wrong, 2)
+
+
+def test_huge_pages_are_asked_for_where_the_system_has_them():
+    assert callable(selective_scan_numba._advise()) is hasattr(mmap, "MADV_HUGEPAGE")
