@@ -52,6 +52,7 @@ def test_a_map_is_a_sound_cog_on_the_first_dates_grid_with_overviews(mapped, nam
     with rasterio.open(path) as made, rasterio.open(mapped[0] / "first.tif") as first:
         assert (made.crs, made.transform, made.shape) == (first.crs, first.transform, first.shape)
         assert (made.nodata, made.overviews(1), made.tags()["PENTAD_MODEL"]) == (255, [2], "abc")
+        assert made.descriptions == ({"change": "change", "probability": "probability of change times 200"}[name],)
 
 
 def test_the_maps_hold_what_was_predicted_and_nodata_where_it_was_not(mapped):

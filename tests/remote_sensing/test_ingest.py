@@ -34,7 +34,9 @@ def reasons(out):
     return [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("sides", [("A", "B", "label"), ("time1", "time2", "label"), ("before", "after", "label")])
+@pytest.mark.parametrize(
+    "sides", [("A", "B", "label"), ("time1", "time2", "label"), ("before", "after", "label"), ("T1", "T2", "GT")]
+)
 def test_pairs_stand_in_two_folders_below_their_splits(tmp_path, sides):
     write_sides(tmp_path / "train", sides, ["one", "two"])
     write_sides(tmp_path / "test", sides, ["three"])
@@ -91,6 +93,36 @@ def test_xbd_pairs_are_known_by_their_names_and_grouped_by_disaster(tmp_path):
     assert (pair.id, pair.group, pair.coding) == ("flood_0001", "flood", "xbd")
     assert read_label(pair.labels["label"], pair.coding)[0, :5].tolist() == [0, 0, 1, 1, 1]
     assert read_label(pair.labels["damage"], pair.coding, "damage")[0, :5].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("line", ["flood_0001", "flood_0001_pre_disaster.png flood_0001_post_disaster.png"])
+def test_lists_split_xbd_and_name_what_is_not_there(tmp_path, line):
+    for number in (1, 2):
+        for moment in ("pre", "post"):
+            png(tmp_path / "images" / f"flood_000{number}_{moment}_disaster.png", picture())
+            png(tmp_path / "masks" / f"flood_000{number}_{moment}_disaster.png", label((0, 1)))
+    (tmp_path / "test.txt").write_text(f"{line}\nfire_0007\n")
+    pairs, rejected = find_pairs(tmp_path)
+    assert [(pair.id, pair.split, pair.group, len(pair.labels)) for pair in pairs] == [("flood_0001", "test", "", 2)]
+    assert [(item.code, item.where) for item in rejected] == [("PTD-856", "test.txt, line 2")]
+
+
+def test_the_folders_of_xbd_are_its_splits(tmp_path):
+    for number, place in enumerate(("train", "tier3", "hold", "test")):
+        for moment in ("pre", "post"):
+            png(tmp_path / place / "images" / f"flood_000{number}_{moment}_disaster.png", picture())
+    pairs, _ = find_pairs(tmp_path)
+    assert {pair.id[-1]: pair.split for pair in pairs} == {"0": "train", "1": "train", "2": "val", "3": "test"}
+
+
+def test_land_covers_stand_beside_the_change_as_the_published_code_wants_them(tmp_path):
+    write_sides(tmp_path, ("T1", "T2", "GT_CD"), ["one.v2"])
+    for role in ("GT_T1", "GT_T2"):
+        png(tmp_path / role / "one.v2.png", label((0, 6)))
+    (tmp_path / "train.txt").write_text("one.v2\n")  # the published lists of training leave the suffix out
+    (pair,) = find_pairs(tmp_path)[0]
+    assert (pair.split, set(pair.labels), pair.coding) == ("train", {"label", "cover_before", "cover_after"}, "plain")
+    assert pair.labels["cover_after"].parent.name == "GT_T2"
 
 
 def test_second_tells_change_by_colours(tmp_path):

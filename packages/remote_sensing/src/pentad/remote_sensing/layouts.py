@@ -1,9 +1,10 @@
 """Where the known data sets keep their pairs, their labels and their lists.
 
 SYSU-CD: time1, time2, label. LEVIR-CD, LEVIR-CD+, WHU-CD: A, B, label. SECOND: im1, im2, label1 and label2 in
-colours. xBD: images/*_pre_disaster and *_post_disaster, targets. All may stand below train, val and test, or be split
-by lists. The embedded samples are laid out as LEVIR-CD, with a table of dates beside them and the labels of the other
-tasks in cover_before, cover_after and damage.
+colours. xBD: images/*_pre_disaster and *_post_disaster, targets or masks. As ChangeMamba's own code wants them: T1, T2
+and GT, or GT_CD, GT_T1 and GT_T2. All may stand below train, val and test (xBD's tier3 trains, its hold validates), or
+be split by lists. The embedded samples are laid out as LEVIR-CD, with a table of dates beside them and the labels of
+the other tasks in cover_before, cover_after and damage.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ from pentad.core.cases import Rejection, free_id, is_safe_id, safe_id
 from pentad.core.errors import CaseError, NoInputError
 
 SPLITS = ("train", "val", "test")
+_FOLDERS = {"": "", **{split: split for split in SPLITS}, "tier3": "train", "hold": "val"}
 _IMAGES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".vrt")
-_SIDES = (("A", "B", "label"), ("time1", "time2", "label"), ("im1", "im2", "label1"), ("before", "after", "label"))
-_SECOND_DATES = ("B", "time2", "im2", "after")
+_SIDES = (
+    ("A", "B", "label"),
+    ("time1", "time2", "label"),
+    ("im1", "im2", "label1"),
+    ("before", "after", "label"),
+    ("T1", "T2", "GT"),
+)
+_EARLIER = "_pre_disaster"
+_SECOND_DATES = ("B", "time2", "im2", "after", "T2")
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,13 @@ def find_pairs(root: Path) -> tuple[list[FoundPair], list[Rejection]]:
     """
     pairs: list[FoundPair] = []
     rejected: list[Rejection] = []
-    for split in ("", *SPLITS):
-        folder = root / split
+    for place, split in _FOLDERS.items():
+        folder = root / place
         for before, after, label in _SIDES:
             if (folder / before).is_dir() and (folder / after).is_dir():
                 _from_sides(root, folder, (before, after, label), split, (pairs, rejected))
         if (folder / "images").is_dir():
-            pairs += _from_xbd(folder, split)
+            pairs += _from_xbd(root, folder, split, rejected)
     if not pairs and not rejected:
         known = ", ".join(f"{before}/ and {after}/" for before, after, _ in _SIDES)
         remedy = f"give a folder with {known}, or images/*_pre_disaster.*"
@@ -90,9 +99,9 @@ def _from_sides(
 ) -> None:
     before, after = (_images(folder / side) for side in sides[:2])
     coding = "second" if sides[2] == "label1" else "plain"
-    places = {role: (folder / place) for role, place in _label_folders(sides[2], coding).items()}
+    places = {role: (folder / place) for role, place in _label_folders(folder, sides[2], coding).items()}
     labels = {role: _images(place) for role, place in places.items() if place.is_dir()}
-    listed = {} if split else dict(_listed(root, sides, into[1]))
+    listed = {} if split else dict(_listed(root, sides[1], {*before, *after}, into[1]))
     for name in sorted({*before, *after}):
         if name in before and name in after:
             own = split or listed.get(name, "")
@@ -106,13 +115,16 @@ def _from_sides(
             into[1].append(Rejection(where=path.relative_to(root).as_posix(), code="PTD-855", reason=reason))
 
 
-def _label_folders(label: str, coding: str) -> dict[str, str]:
+def _label_folders(folder: Path, label: str, coding: str) -> dict[str, str]:
     if coding == "second":
         return {"label": "label1", "cover_before": "label1", "cover_after": "label2"}
+    if label == "GT":
+        change = label if (folder / label).is_dir() else "GT_CD"
+        return {"label": change, "cover_before": "GT_T1", "cover_after": "GT_T2"}
     return {"label": label, **{role: role for role in ("cover_before", "cover_after", "damage")}}
 
 
-def _listed(root: Path, sides: tuple[str, str, str], rejected: list[Rejection]) -> Iterator[tuple[str, str]]:
+def _listed(root: Path, later: str, known: set[str], rejected: list[Rejection]) -> Iterator[tuple[str, str]]:
     """Name to split from the lists, list/train.txt … or train.txt …: names, or the paths of both dates in a line."""
     for split in SPLITS:
         for path in (root / "list" / f"{split}.txt", root / f"{split}.txt"):
@@ -122,26 +134,31 @@ def _listed(root: Path, sides: tuple[str, str, str], rejected: list[Rejection]) 
                 where = f"{path.relative_to(root).as_posix()}, line {number}"
                 words = line.replace(",", " ").split()
                 try:
-                    yield from _entry(words, sides, split, root)
+                    yield from _entry(words, later, split, known)
                 except CaseError as error:
                     rejected.append(Rejection(where=where, code=error.code, reason=f"{error.problem}; {error.remedy}."))
 
 
-def _entry(words: list[str], sides: tuple[str, str, str], split: str, root: Path) -> Iterator[tuple[str, str]]:
+def _entry(words: list[str], later: str, split: str, known: set[str]) -> Iterator[tuple[str, str]]:
     if not words:
         return
     if len(words) > 1:
         first, second = (Path(word).parent.name for word in words[:2])
-        if first == sides[1] or (first in _SECOND_DATES and second not in _SECOND_DATES) or "_post_" in words[0]:
+        if (
+            (later and first == later)
+            or (first in _SECOND_DATES and second not in _SECOND_DATES)
+            or "_post_" in words[0]
+        ):
             problem = f"the dates are swapped: '{words[0]}' is the second date and stands first"
             raise CaseError("PTD-857", problem, "put the earlier image first")
-    name = Path(words[0]).stem
-    if name not in _images(root / sides[0]) and name not in _images(root / sides[1]):
+    name = Path(words[0]).name
+    name = name if name in known else Path(words[0]).stem.removesuffix(_EARLIER)
+    if name not in known:
         raise CaseError("PTD-856", f"the list names '{words[0]}', which is not there", "correct the list")
     yield name, split
 
 
-def _from_xbd(folder: Path, split: str) -> Iterator[FoundPair]:
+def _from_xbd(root: Path, folder: Path, split: str, rejected: list[Rejection]) -> Iterator[FoundPair]:
     images = _images(folder / "images")
     targets = {
         name: path
@@ -149,14 +166,17 @@ def _from_xbd(folder: Path, split: str) -> Iterator[FoundPair]:
         if (folder / place).is_dir()
         for name, path in _images(folder / place).items()
     }
-    for name, before in images.items():
-        stem = name.removesuffix("_pre_disaster")
+    stems = [name.removesuffix(_EARLIER) for name in images if name.endswith(_EARLIER)]
+    listed = {} if split else dict(_listed(root, "", set(stems), rejected))
+    for stem in stems:
         after = images.get(f"{stem}_post_disaster")
-        if stem != name and after:
+        if after and (stem in listed or not listed):
+            own = split or listed.get(stem, "")
             label = targets.get(f"{stem}_post_disaster_target") or targets.get(f"{stem}_post_disaster")
             group = stem.rpartition("_")[0]
             labels = {"label": label, "damage": label} if label else {}
-            yield FoundPair(stem, before, after, labels, "xbd", split, group if not split else "")
+            before = images[f"{stem}{_EARLIER}"]
+            yield FoundPair(stem, before, after, labels, "xbd", own, group if not own else "")
 
 
 def _with_dates(root: Path, pairs: list[FoundPair], rejected: list[Rejection]) -> list[FoundPair]:
