@@ -1,10 +1,10 @@
 """Compares batch inference with nnU-Net v2's own predictor: the same weights, windows, overlap and mirroring.
 
-Two measurements, every one in fresh processes, the variants taking turns and the best time counting:
-*studies*, from image files to label files by the whole command (ours: ``pentad medical predict``; theirs:
-``predict_from_files`` with its default processes, and ``predict_from_files_sequential``), and *windows*, from one
-preprocessed array to logits on its grid. All in float32 on the CPU. nnU-Net adds its weighted windows up in half
-precision, so labels and logits are compared with a tolerance; post-processing is off.
+Measured in fresh processes, the variants taking turns and the best time counting: *studies*, from image files to label
+files by the whole command (ours: ``pentad medical predict``; theirs: ``predict_from_files`` with its default processes,
+and ``predict_from_files_sequential``); *windows*, from one preprocessed array to logits on its grid; *imports*, what is
+in memory before any work. All in float32 on the CPU. nnU-Net adds its weighted windows up in half precision, so labels
+and logits are compared with a tolerance; post-processing is off.
 
 nnU-Net is no dependency of ours: install it beside, without its copy of torch, and name the folder.
 
@@ -56,6 +56,14 @@ NETWORKS: dict[str, tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...]]] 
 }
 STUDIES = ("pentad", "nnunet parallel", "nnunet sequential")
 WINDOWS = ("pentad", "nnunet")
+PARTS = ("studies", "windows", "imports")
+# What a process that predicts has in memory before it sees a scan.
+IMPORTS = {
+    "torch": "torch",
+    "pentad": "pentad.core.bundle, pentad.medical.case_files, pentad.medical.infer, pentad.medical.models, "
+    "pentad.medical.predict",
+    "nnunet": "nnunetv2.inference.predict_from_raw_data",
+}
 
 
 def network(configuration: str, source: str, folder: Path) -> Path:
@@ -186,7 +194,12 @@ def predict_windows(variant: str, scan: Path, out: Path, bundle: Path) -> None:
 
 def resident(field: str) -> float:
     """Return a size of this process from /proc in MB."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return stated(field, Path("/proc/self/status").read_text())
+
+
+def stated(field: str, status: str) -> float:
+    """Return a size that a process's status states, in MB."""
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
     return int(found.group(1)) / 1024 if found else float("nan")
 
 
@@ -241,6 +254,18 @@ def windows(bundle: Path, scan: Path, folder: Path, peers: str, repeats: int) ->
     return list(rows.values())
 
 
+def imports(peers: str) -> list[dict[str, Any]]:
+    """Return one row a library: memory of a process that has imported it and done nothing."""
+    rows = []
+    for name, modules in IMPORTS.items():
+        code = f"import {modules}\nprint(open('/proc/self/status').read())"
+        done = run([sys.executable, "-c", code], environment=with_peers(peers))
+        if done.code:
+            raise SystemExit(f"{name} cannot be imported\n{done.output}")
+        rows.append({"variant": name, "mb": round(stated("VmRSS", done.output))})
+    return rows
+
+
 def with_peers(peers: str) -> dict[str, str]:
     """Return the environment in which nnU-Net is found and keeps quiet about its folders."""
     named = {f"nnUNet_{name}": tempfile.gettempdir() for name in ("raw", "preprocessed", "results")}
@@ -279,6 +304,10 @@ def written(result: dict[str, Any]) -> str:
     """Return all tables of a result."""
     parts = []
     for configuration, found in result.items():
+        if "imports" in found:
+            lines = [f"| {row['variant'].replace('nnunet', 'nnU-Net')} | {row['mb']} |" for row in found["imports"]]
+            parts.append("\n".join(["| imported, nothing done | MB |", "|---|---|", *lines]) + "\n")
+            continue
         sizes = ", ".join(" x ".join(map(str, shape)) for shape in found["scans"].values())
         where = f"threads: {found['threads']}, {found['processor']}, torch {found['torch']}"
         if "studies" in found:
@@ -303,7 +332,7 @@ def main() -> None:
     parser.add_argument("--peers", default="", help="folder with nnunetv2 and what it needs")
     parser.add_argument("--bundle", default="", help="2-D bundle whose weights and settings are taken")
     parser.add_argument("--configurations", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--parts", nargs="+", default=["studies", "windows"], choices=("studies", "windows"))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--inner", nargs=4, help=argparse.SUPPRESS)
@@ -314,6 +343,7 @@ def main() -> None:
         inner(variant, Path(scan), Path(out), Path(bundle))
         return
     result = json.loads(given.out.read_text()) if given.out.is_file() else {}
+    machine = {"threads": torch.get_num_threads(), "processor": processor(), "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         scans = gather(given.scans, folder / "scans")
@@ -321,22 +351,24 @@ def main() -> None:
         sizes = {path.name: read_nifti(path).array.shape for path in sorted(scans.iterdir())}
         for configuration in given.configurations:
             bundle = network(configuration, given.bundle, folder)
-            found = {
-                "scans": sizes,
-                "network": str(NETWORKS[configuration]),
-                "threads": torch.get_num_threads(),
-                "processor": processor(),
-                "torch": torch.__version__,
-            }
+            found: dict[str, Any] = {"scans": sizes, "network": str(NETWORKS[configuration]), **machine}
             if "studies" in given.parts:
                 found["studies"] = studies(bundle, scans, folder, given.peers, given.repeats)
             if "windows" in given.parts:
                 found["windows"] = windows(bundle, first, folder, given.peers, given.repeats)
             name = f"{configuration}, {sum(size[0] for size in sizes.values())} slices"
-            result[name] = found
-            given.out.write_text(json.dumps(result, indent=1) + "\n")
-            given.out.with_suffix(".md").write_text(written(result))
+            result[name] = result.get(name, {}) | found
+            keep(given.out, result)
             print(written({name: found}))
+    if "imports" in given.parts:
+        result["imports"] = {**machine, "imports": imports(given.peers)}
+        keep(given.out, result)
+
+
+def keep(path: Path, result: dict[str, Any]) -> None:
+    """Write figures and tables."""
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".md").write_text(written(result))
 
 
 if __name__ == "__main__":

@@ -72,8 +72,9 @@ def find(scan: Volume, label: NDArray[np.uint8], classes: Mapping[str, int]) -> 
             named.append((kind, kind, value))
             numbers[mask] = len(named)
             continue
-        parts, count = _by_size(mask)
-        numbers[mask] = parts[mask] + len(named)
+        box = ndimage.find_objects(mask.view(np.uint8))[0]
+        parts, count = _by_size(mask[box])
+        numbers[box][mask[box]] = parts[mask[box]] + len(named)
         named += [(_lesion_name(kind, place, count), kind, value) for place in range(1, min(count, MOST_PARTS + 1) + 1)]
     boxes = ndimage.find_objects(numbers)
     return [
@@ -93,21 +94,18 @@ def _lesion_name(kind: str, place: int, count: int) -> str:
 
 def _by_size(mask: Mask) -> tuple[NDArray[np.uint8], int]:
     """Connected parts numbered from the largest, those beyond `MOST_PARTS` with one number; and how many there are."""
-    box = ndimage.find_objects(mask.view(np.uint8))[0]
-    parts, count = ndimage.label(mask[box])
+    parts, count = ndimage.label(mask)
     sizes = part_sizes(parts, count)[1:]
     rank = np.zeros(count + 1, dtype=np.uint8)
     # Equal sizes are told apart by place, so the order never hangs on a sort's whim.
     rank[1 + np.argsort(-sizes, kind="stable")] = np.minimum(np.arange(1, count + 1), MOST_PARTS + 1)
-    ranked = np.zeros(mask.shape, dtype=np.uint8)
-    ranked[box] = of_parts(rank, parts)
-    return ranked, count
+    return of_parts(rank, parts), count
 
 
 def _measured(
     number: int, name: str, kind: str, value: int, scan: Volume, box: tuple[slice, ...], mask: Mask
 ) -> Finding:
-    values = scan.array[box][mask]
+    mean, deviation = _mean_and_deviation(scan.array[box], mask)
     return Finding(
         number=number,
         name=name,
@@ -115,9 +113,17 @@ def _measured(
         value=value,
         volume_ml=round(int(mask.sum()) * scan.voxel_ml, 3),
         diameter_mm=round(longest_axial_diameter(mask, scan.spacing), 2),
-        hu_mean=round(float(values.mean(dtype=np.float64)), 2),
-        hu_sd=round(float(values.std(dtype=np.float64)), 2),
+        hu_mean=round(mean, 2),
+        hu_sd=round(deviation, 2),
     )
+
+
+def _mean_and_deviation(array: NDArray[Any], mask: Mask) -> tuple[float, float]:
+    """Of the values under the mask, in float64; plane by plane, as the largest findings fill most of a scan."""
+    count = np.count_nonzero(mask)
+    mean = sum(plane[inside].sum(dtype=np.float64) for plane, inside in zip(array, mask, strict=True)) / count
+    squares = sum(np.square(plane[inside] - mean).sum() for plane, inside in zip(array, mask, strict=True))
+    return float(mean), float(np.sqrt(squares / count))
 
 
 def longest_axial_diameter(mask: Mask, spacing: Sequence[float]) -> float:
