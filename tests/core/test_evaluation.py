@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 
 import pytest
@@ -50,6 +51,15 @@ def test_an_unforeseen_error_ends_its_case_alone_and_quotes_no_content(rows, cap
     assert rows[3].code == "PTD-319"
     assert "ValueError" in rows[3].reason
     assert "Jane" not in rows[3].reason + caplog.text
+
+
+def test_a_failed_case_is_a_warning_and_a_scored_one_is_not(caplog):
+    with caplog.at_level(logging.INFO, "pentad"):
+        evaluate(CASES, score)
+    assert [record.levelno for record in caplog.records] == [
+        logging.INFO if case.target not in (2, 3) else logging.WARNING for case in CASES
+    ]
+    assert caplog.messages[2].startswith("case2 failed label.nii: prediction and reference differ in shape")
 
 
 def test_a_wrong_model_ends_the_whole_evaluation():

@@ -139,13 +139,17 @@ def test_one_group_gives_a_value_without_an_interval():
 
 
 def test_intervals_span_95_percent_of_ten_thousand_draws_unless_told():
-    values, counts = normal_sample(12), np.array([[3.0, 4.0], [1.0, 9.0], [5.0, 6.0]])
+    values = normal_sample(12)
+    counts = np.column_stack([values, normal_sample(12, seed=1)])
     told = {"seed": 3, "level": 0.95, "resamples": 10_000}
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, **told)
     assert paired_difference(values, values**2, seed=3) == paired_difference(values, values**2, **told)
     ratio = lambda sums: sums[..., 0] / sums[..., 1]  # noqa: E731
     assert pooled_interval(counts, ratio, seed=3) == pooled_interval(counts, ratio, **told)
-    assert bootstrap_interval(values, seed=3, resamples=10_001) != bootstrap_interval(values, seed=3)
+    more = {"seed": 3, "resamples": 10_001}
+    assert bootstrap_interval(values, **more) != bootstrap_interval(values, seed=3)
+    assert paired_difference(values, values**2, **more) != paired_difference(values, values**2, seed=3)
+    assert pooled_interval(counts, ratio, **more) != pooled_interval(counts, ratio, seed=3)
     drawn = []
     mean = lambda places: float(drawn.append(places) or values[places].mean())  # noqa: E731
     assert statistic_interval(mean, 12, seed=3) == statistic_interval(mean, 12, seed=3, level=0.95)
