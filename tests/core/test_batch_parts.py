@@ -18,7 +18,7 @@ from pentad.core.batch import BatchOptions, Cost, casework, dry_run, folder, kep
 from pentad.core.batch import run as batch_run
 from pentad.core.batch.casework import CaseResult, explain, is_full, work_on
 from pentad.core.batch.journal import CaseRecord
-from pentad.core.batch.resuming import files_match
+from pentad.core.batch.resuming import files_match, reasons_to_do
 from pentad.core.batch.workers import Limits, LocalEngine, Workers
 from pentad.core.cases import Case
 from pentad.core.errors import CaseError
@@ -310,3 +310,10 @@ def test_the_worklist_is_written_again_after_five_seconds_or_fifty_times_what_it
     now.seconds = 100 + pause
     run._refresh_worklist()
     assert written == ["worklist.csv"] * 2
+
+
+def test_cases_are_looked_at_until_the_run_is_interrupted(tmp_path):
+    cases = [Case(id=name) for name in "abcd"]
+    assert reasons_to_do(tmp_path, cases, {}, {}) == dict.fromkeys("abcd", "new")
+    answers = iter([True, True, False])
+    assert reasons_to_do(tmp_path, cases, {}, {}, lambda: next(answers)) == dict.fromkeys("ab", "new")

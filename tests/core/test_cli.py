@@ -217,3 +217,20 @@ def test_doctors_columns_stand_below_each_other(monkeypatch):
 def test_a_wrong_option_is_told_with_its_command():
     assert call("nlp", "predict", "--nonsense").sentence().startswith("PTD-226 pentad nlp predict: ")
     assert call("--nonsense").sentence().startswith("PTD-226 pentad: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("odd words"), "PTD-100 a file: odd words; check"),
+        (OSError(28, "No space left on device", "x.bin"), "PTD-100 x.bin: No space left on device; check"),
+    ],
+)
+def test_an_error_of_the_system_says_what_it_knows(error, words, tmp_path, monkeypatch):
+    def fail(pipeline, out):
+        raise error
+
+    monkeypatch.setattr("pentad.core.results.write_row", fail)
+    done = call("results", tmp_path, "-o", tmp_path / "row.md")
+    assert done.code == 2
+    assert done.sentence().startswith(words)

@@ -19,7 +19,7 @@ from pentad.core.evaluation import (
     to_entry,
     write_results,
 )
-from pentad.core.metrics import bootstrap_interval
+from pentad.core.metrics import bootstrap_interval, paired_difference
 
 CASES = [Case(id=f"case{index}", group=f"patient{index // 2}", target=index) for index in range(6)]
 
@@ -144,3 +144,15 @@ def test_a_comparison_pairs_cases_by_id_whatever_their_order(rows):
 def test_a_comparison_of_different_cases_is_refused(rows):
     with pytest.raises(UsageError, match=r"PTD-268 .*1 cases \(case5\)"):
         compare(rows, rows[:-1], seed=0)
+
+
+def test_a_comparison_draws_patients_and_those_without_a_group_alone():
+    values = [0.1, 0.2, 0.5, 0.7, 0.9]
+    groups = ["a", "a", "b", "", ""]
+    rows = [
+        Row(f"c{k}", group, metrics={"dice": value})
+        for k, (value, group) in enumerate(zip(values, groups, strict=True))
+    ]
+    others = [Row(row.id, row.group, metrics={"dice": 0.0}) for row in rows]
+    drawn = paired_difference(values, [0.0] * 5, seed=0, groups=["a", "a", "b", "c3", "c4"])
+    assert compare(rows, others, seed=0) == {"dice": to_entry(drawn)}

@@ -32,7 +32,9 @@ def test_the_course_of_a_training_leaves_out_lines_without_a_loss():
 
 
 def test_every_model_has_a_line_with_its_name():
-    [axes] = draw_training(HISTORIES, "cross-entropy").axes
+    drawing = draw_training(HISTORIES, "cross-entropy")
+    [axes] = drawing.axes
+    assert drawing.get_size_inches().tolist() == [6.5, 2.6]
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
     assert lines == {"net": [[2.0, 0.123456789], [6.0, 0.5]], "other": [[6.0, 2.0]]}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "cross-entropy")

@@ -433,4 +433,4 @@ def test_threads_share_a_list_and_a_mistake_in_any_is_raised():
 
 
 def test_huge_pages_are_asked_for_where_the_system_has_them():
-    assert callable(selective_scan_numba._advise()) is hasattr(mmap, "MADV_HUGEPAGE")
+    assert callable(selective_scan_numba._advise.__wrapped__()) is hasattr(mmap, "MADV_HUGEPAGE")
