@@ -38,9 +38,9 @@ def test_the_filter_is_a_median_over_active_steps():
 
 def test_short_gaps_are_joined_and_short_events_dropped():
     track = np.zeros((40, 2), np.float32)
-    track[5:10, 0], track[11:15, 0], track[30, 0] = 0.7, 0.9, 0.9
+    track[5:10, 0], track[11:15, 0], track[30, 0] = 1.0, 0.9, 0.9
     (event,) = find(track, EventRules(0.5, 0.0, 0.15, 0.2))
-    assert (event.onset, event.offset, event.label, event.peak) == (0.5, 1.5, "a", pytest.approx(0.9))
+    assert (event.onset, event.offset, event.label, event.peak) == (0.5, 1.4944, "a", pytest.approx(1.0))
 
 
 def test_an_event_may_last_to_the_end():
@@ -51,3 +51,13 @@ def test_an_event_may_last_to_the_end():
 def test_impossible_rules_are_refused():
     with pytest.raises(UsageError, match="PTD-730"):
         EventRules(threshold=1.0)
+
+
+def test_an_edge_lies_where_the_line_between_two_steps_crosses_the_threshold():
+    track = np.zeros((10, 2), np.float32)
+    track[3:6, 0] = (0.25, 0.75, 0.6)
+    track[8:, 1] = 0.9
+    first, second = find(track, EventRules(0.5, 0.0, 0.0, 0.0))
+    # Steps of 0.1 s stand at their middles: 0.25 at 0.35 s, 0.75 at 0.45 s; 0.6 at 0.55 s, 0 at 0.65 s.
+    assert (first.onset, first.offset) == (0.4, round(0.55 + 0.1 * (0.6 - 0.5) / 0.6, 4))
+    assert (second.onset, second.offset) == (round(0.75 + 0.1 * 0.5 / 0.9, 4), 1.0)

@@ -1,4 +1,8 @@
-"""From scores over time to events: threshold, median filter, joined gaps, shortest length; chunk after chunk."""
+"""From scores over time to events: threshold, median filter, joined gaps, shortest length; chunk after chunk.
+
+An event begins and ends where the straight line between the scores of two neighbouring steps, each standing at its
+middle, crosses the threshold: networks give a score every tenth of a second or so, and a sound begins between two.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +51,9 @@ class SoundEvent:
 class _Open:
     first: int
     last: int
+    onset: float
+    """Steps from the beginning of the recording, as the offset."""
+    offset: float
     peak: float
 
 
@@ -64,9 +71,9 @@ class EventFinder:
         self.step_s = step_s
         self.rules = rules
         self._half = round(rules.median_s / step_s / 2)
-        count = len(self.classes)
-        self._active = np.zeros((self._half, count), np.uint8)  # what lies before the first step is silent
-        self._scores = np.zeros((0, count), np.float32)
+        # What lies before the first step is silent, without a score; an edge needs the step beside it too.
+        self._active = np.zeros((self._half, len(self.classes)), np.uint8)
+        self._scores = np.full((1, len(self.classes)), np.nan, np.float32)
         self._done = 0
         self._open: dict[int, _Open] = {}
 
@@ -74,13 +81,14 @@ class EventFinder:
         """Take the next steps (steps, classes) and return the events that can grow no more."""
         self._active = np.concatenate([self._active, (track >= self.rules.threshold).astype(np.uint8)])
         self._scores = np.concatenate([self._scores, track])
-        return sorted(self._advance(len(self._active) - 2 * self._half), key=_order)
+        return sorted(self._advance(len(self._active) - 2 * self._half - 1), key=_order)
 
     def finish(self) -> list[SoundEvent]:
         """Return the events that are left at the end of the recording."""
-        silence = np.zeros((self._half, len(self.classes)), np.uint8)
+        silence = np.zeros((self._half + 1, len(self.classes)), np.uint8)
         self._active = np.concatenate([self._active, silence])
-        found = list(self._advance(len(self._active) - 2 * self._half))
+        self._scores = np.concatenate([self._scores, np.full((1, len(self.classes)), np.nan, np.float32)])
+        found = list(self._advance(len(self._active) - 2 * self._half - 1))
         for column, event in self._open.items():
             found += self._closed(column, event)
         self._open = {}
@@ -94,29 +102,39 @@ class EventFinder:
         sums = np.cumsum(np.pad(self._active.astype(np.int32), ((1, 0), (0, 0))), axis=0)
         majority = 2 * (sums[width:] - sums[:-width])[:count] > width
         for active in np.flatnonzero(majority.any(axis=0)):
+            scores = self._scores[:, active]  # its row of the first step is 1
             for first, last in _runs(majority[:, active]):
-                peak = float(self._scores[first : last + 1, active].max())
-                yield from self._extend(int(active), self._done + first, self._done + last, peak)
+                onset = self._done + first + self._edge(scores[first], scores[first + 1])
+                offset = self._done + last + 1 - self._edge(scores[last + 2], scores[last + 1])
+                peak = float(scores[first + 1 : last + 2].max())
+                found = _Open(self._done + first, self._done + last, onset, offset, peak)
+                yield from self._extend(int(active), found)
         self._active, self._scores = self._active[count:], self._scores[count:]
         self._done += count
         for column in [column for column, event in self._open.items() if self._gap(event, self._done) >= 0]:
             yield from self._closed(column, self._open.pop(column))
 
+    def _edge(self, outer: float, inner: float) -> float:
+        """Return how far within the border of an active step the line from the step outside crosses the threshold."""
+        if not outer < self.rules.threshold <= inner:
+            return 0.0  # the recording ends there, or the median filter has moved the border
+        return float((self.rules.threshold - outer) / (inner - outer)) - 0.5
+
     def _gap(self, event: _Open, step: int) -> float:
         """How much longer than what is joined the silence is if the next active step is ``step``."""
         return (step - event.last - 1) * self.step_s - self.rules.join_s - 1e-9
 
-    def _extend(self, column: int, first: int, last: int, peak: float) -> Iterator[SoundEvent]:
+    def _extend(self, column: int, found: _Open) -> Iterator[SoundEvent]:
         event = self._open.get(column)
-        if event is not None and self._gap(event, first) < 0:
-            event.last, event.peak = last, max(event.peak, peak)
+        if event is not None and self._gap(event, found.first) < 0:
+            event.last, event.offset, event.peak = found.last, found.offset, max(event.peak, found.peak)
             return
         if event is not None:
             yield from self._closed(column, event)
-        self._open[column] = _Open(first, last, peak)
+        self._open[column] = found
 
     def _closed(self, column: int, event: _Open) -> list[SoundEvent]:
-        onset, offset = event.first * self.step_s, (event.last + 1) * self.step_s
+        onset, offset = max(0.0, event.onset) * self.step_s, event.offset * self.step_s
         if offset - onset < self.rules.shortest_s - 1e-9:
             return []
         return [SoundEvent(round(onset, 4), round(offset, 4), self.classes[column], round(event.peak, 4))]
