@@ -21,6 +21,11 @@ def test_the_largest_component_is_the_liver_and_its_dark_part_a_lesion(scan):
     assert label[11, 35, 35] == 0
 
 
+def test_a_liver_cut_by_the_field_of_view_reaches_the_border(scan):
+    label = threshold_labels(scan[5:])
+    assert np.all(label[:3, 7:28, 7:28] == 1)
+
+
 def test_a_scan_without_such_intensities_gives_nothing():
     assert not threshold_labels(np.full((5, 20, 20), -1000, np.float32)).any()
 

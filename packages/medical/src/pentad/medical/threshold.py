@@ -16,6 +16,8 @@ from pentad.medical.volumes import Volume
 
 LIVER_HU = (80.0, 150.0)
 LESION_BELOW_HU = 25.0
+CLOSING = 3
+"""Voxels by which the liver is closed."""
 
 
 def threshold_labels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -33,7 +35,9 @@ def threshold_labels(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     if count == 0:
         return np.zeros(image.shape, np.uint8)
     largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    liver = ndimage.binary_fill_holes(ndimage.binary_closing(largest, iterations=3))
+    # Closing takes what lies beyond the scan for empty and would eat a liver that reaches its border.
+    closed = ndimage.binary_closing(np.pad(largest, CLOSING), iterations=CLOSING)
+    liver = ndimage.binary_fill_holes(closed[(slice(CLOSING, -CLOSING),) * 3])
     lesion = liver & (smooth < np.median(smooth[largest]) - LESION_BELOW_HU)
     return np.where(ndimage.binary_opening(lesion), 2, liver).astype(np.uint8)
 
