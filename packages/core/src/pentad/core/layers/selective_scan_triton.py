@@ -4,8 +4,8 @@
 backend takes CPU tensors (``TRITON_INTERPRET=1`` before the first import), and compiled to machine code for NVIDIA GPUs
 of compute capability 8.0 and 9.0; ``tests/core/layers/test_selective_scan_gpu.py`` compares them where there is a GPU.
 An earlier form, which laid time across the threads, ran on an NVIDIA H200: its output agreed with the published
-kernel's to 2e-5, and it took 1.3 to 6 times the published kernel's time, most of it for exchanges between threads that
-this form does without. `selective_scan_triton_kernels` says how the work is divided.
+kernel's to 2e-5, and it took 2.2 to 6 times the published kernel's time. `selective_scan_triton_kernels` says how the
+work is divided.
 """
 
 from __future__ import annotations
