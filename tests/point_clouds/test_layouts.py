@@ -9,7 +9,7 @@ from command import call
 from point_clouds.conftest import copy_sweep
 
 from pentad.core.errors import CaseError, NoInputError, UsageError
-from pentad.point_clouds.frames import Frame, PointConfig, load_points, to_objects
+from pentad.point_clouds.frames import Frame, PointConfig, SweepFile, load_points, to_objects, write_frame
 from pentad.point_clouds.labels import moved, yaw_quaternion
 from pentad.point_clouds.layouts import find_frames
 
@@ -113,6 +113,31 @@ def test_any_folder_of_clouds_is_taken_for_prediction_alone(tmp_path, streets):
     assert isinstance(found[0].read(), Frame)
     with pytest.raises(NoInputError, match=r"PTD-917 .*no labelled frames"):
         find_frames(tmp_path)
+
+
+def test_names_in_data_sets_lead_nowhere_and_stand_once(tmp_path, streets):
+    """Names of files, tokens of tables and ids in frames, in each layout that has them."""
+    copy_sweep(streets, tmp_path / "kitti" / "training" / "velodyne", "a b.bin")
+    copy_sweep(streets, tmp_path / "kitti" / "training" / "velodyne", "a_b.bin")
+    outside = "../../outside"
+    write_tables(tmp_path / "nuscenes")
+    for table in (tmp_path / "nuscenes").glob("*/*.json"):
+        table.write_text(table.read_text().replace('"s0"', f'"{outside}"'))
+    (tmp_path / "argoverse" / "a <b>" / "sensors" / "lidar").mkdir(parents=True)
+    (tmp_path / "argoverse" / "a <b>" / "sensors" / "lidar" / "17.feather").write_bytes(b"")
+    (tmp_path / "alone").mkdir()
+    own = Frame(id=outside, sweeps=(SweepFile(file="x.bin"),))
+    write_frame(tmp_path / "alone" / "my frame.json", own)
+    names = {
+        place: [frame.id for frame in find_frames(tmp_path / place)]
+        for place in ("kitti", "nuscenes", "argoverse", "alone/my frame.json")
+    }
+    assert names == {
+        "kitti": ["a_b", "a_b-2"],
+        "nuscenes": ["outside", "s1"],
+        "argoverse": ["a_b__17"],
+        "alone/my frame.json": ["my_frame"],
+    }
 
 
 def write_poses(folder, poses):

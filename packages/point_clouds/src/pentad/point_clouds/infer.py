@@ -19,7 +19,7 @@ from pentad.core.errors import CaseError, ModelError, UsageError, nearest
 from pentad.core.files import digest_json, write_json
 from pentad.core.run import code_version, provenance
 from pentad.point_clouds.frames import Frame, frame_of, role_of
-from pentad.point_clouds.layouts import FoundFrame, find_frames
+from pentad.point_clouds.layouts import FoundFrame, find_frames, named_apart
 from pentad.point_clouds.models import MODELS
 from pentad.point_clouds.outputs import write_cloud, write_frame_page, write_kitti, write_nuscenes
 from pentad.point_clouds.predict import Limits, Predictor, load_predictor
@@ -115,23 +115,13 @@ def _cases(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
         if missing:
             raise UsageError("PTD-931", "no such file or folder", "correct the path", missing[0])
         found = [frame for path in request.inputs for frame in find_frames(path, labelled=False)]
-    for entry in _named_apart(found):
+    for entry in named_apart(found):
         try:
             cases.append(_case(entry))
         except CaseError as error:
             reason = str(error).removeprefix(f"{error.code} ")
             rejections.append(Rejection(where=entry.where, code=error.code, reason=reason))
     return cases, rejections
-
-
-def _named_apart(found: Sequence[FoundFrame]) -> list[FoundFrame]:
-    counts: dict[str, int] = {}
-    apart = []
-    for entry in found:
-        counts[entry.id] = counts.get(entry.id, 0) + 1
-        name = entry.id if counts[entry.id] == 1 else f"{entry.id}-{counts[entry.id]}"
-        apart.append(FoundFrame(name, entry.where, entry.read, entry.files))
-    return apart
 
 
 def _case(found: FoundFrame) -> Case:

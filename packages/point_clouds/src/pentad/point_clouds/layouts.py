@@ -10,13 +10,14 @@ a poses.txt beside such clouds makes them one drive: a line a cloud, in the orde
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from pentad.core.cases import free_id, is_safe_id
 from pentad.core.errors import CaseError, NoInputError
 from pentad.point_clouds.frames import Frame, SweepFile, read_frame, require_pose, to_boxes
 from pentad.point_clouds.labels import kitti_to_objects, pose_of, read_argoverse, read_calibration, read_kitti
@@ -32,7 +33,7 @@ class FoundFrame:
     """A frame that a layout names, not yet read.
 
     Attributes:
-        id: Its name, safe for a folder.
+        id: Its name; from `find_frames`, fit for a folder and given to no other frame.
         where: The file that stands for it, relative to the data set.
         read: Return it with absolute paths; raises `CaseError` where it cannot be.
         files: Further files of it by role: ``label`` and ``calib`` of KITTI.
@@ -55,16 +56,27 @@ def find_frames(root: Path, *, labelled: bool = True) -> list[FoundFrame]:
         NoInputError: There is no frame (PTD-917).
     """
     if root.is_file():
-        return [_alone(root.parent, root)]
+        return named_apart([_alone(root.parent, root)])
     finders = (_own, partial(_kitti, labelled=labelled), _nuscenes, _argoverse)
     for finder in finders:
         if found := list(finder(root)):
-            return found
+            return named_apart(found)
     plain = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if labelled or not plain:
         remedy = "give frames/*.json, or the layout of KITTI, nuScenes or Argoverse 2; see the README"
         raise NoInputError("PTD-917", "no labelled frames here" if labelled else "no point cloud here", remedy, root)
-    return [frame for folder, paths in _by_folder(plain) for frame in _plain(root, folder, paths)]
+    return named_apart(frame for folder, paths in _by_folder(plain) for frame in _plain(root, folder, paths))
+
+
+def named_apart(found: Iterable[FoundFrame]) -> list[FoundFrame]:
+    """Return the frames under ids that can name a folder and stand once each; the first of a name keeps it."""
+    taken: set[str] = set()
+    apart = []
+    for entry in found:
+        name = free_id(entry.id if is_safe_id(entry.id) else safe_name(Path(entry.id)), taken)
+        taken.add(name)
+        apart.append(replace(entry, id=name))
+    return apart
 
 
 def safe_name(path: Path) -> str:
