@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pentad.audio.predict import Tagger, Tagging, WindowScores, load_tagger
 from pentad.audio.waveform import SUFFIXES, Header, read_header
 from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, kept_folder, run_batch, tell_share
 from pentad.core.bundle import read_manifest
-from pentad.core.cases import Case, Rejection, input_digest, read_cases, write_rejections
+from pentad.core.cases import Case, Rejection, free_id, input_digest, read_cases, write_rejections
 from pentad.core.errors import ModelError, UsageError, nearest
 from pentad.core.files import atomic, digest_json, write_json, write_text
 from pentad.core.report import Block, Cell, Figure, Notice, Table, write_page
@@ -101,11 +100,12 @@ def _cases(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
     for path in request.inputs:
         if not path.exists():
             raise UsageError("PTD-741", "no such file or folder", "correct the path", path)
-    cases, counts = [], Counter[str]()
+    cases: list[Case] = []
+    taken: set[str] = set()
     for path, root in sound_files(list(request.inputs)):
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.relative_to(root).as_posix()).lstrip("._-")[:110] or "recording"
-        counts[stem] += 1
-        name = stem if counts[stem] == 1 else f"{stem}-{counts[stem]}"
+        name = free_id(stem, taken)
+        taken.add(name)
         cases.append(Case(id=name, files={"audio": str(path.resolve())}))
     aside = [
         Rejection(where=path.relative_to(root).as_posix(), code="PTD-742", reason="no sound file by its suffix.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from pentad.audio.layouts import Entry, list_entries
 from pentad.audio.statement import Statement
 from pentad.audio.waveform import stream
-from pentad.core.cases import Case, Rejection, assign_splits, write_cases, write_rejections
+from pentad.core.cases import Case, Rejection, assign_splits, free_id, write_cases, write_rejections
 from pentad.core.errors import CaseError, NoInputError, UsageError, nearest
 from pentad.core.files import digest_file
 from pentad.core.statement import FILE, raw_statement
@@ -121,11 +121,11 @@ def _split_of(fold: int, config: PrepareConfig) -> str:
 
 def _unique(cases: Sequence[Case]) -> list[Case]:
     """The cases with a number behind ids that stand twice (one name in two folders, or two suffixes)."""
-    counts: Counter[str] = Counter()
+    taken: set[str] = set()
     found = []
     for case in cases:
-        counts[case.id] += 1
-        found.append(case if counts[case.id] == 1 else case.model_copy(update={"id": f"{case.id}-{counts[case.id]}"}))
+        found.append(case.model_copy(update={"id": free_id(case.id, taken)}))
+        taken.add(found[-1].id)
     return found
 
 
