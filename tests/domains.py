@@ -114,7 +114,8 @@ def _medical(made: Example) -> None:
 def _nlp(made: Example) -> None:
     texts = ["the red fox bites", "the blue bird sings", "सुनेला कामो हसले"]
     for number, text in enumerate(texts):
-        (made.inputs / f"{made.word}text{number}.txt").write_text(f"{text} {made.word}\nand more\n", encoding="utf-8")
+        lines = [f"{text} {made.word}", *["and more"] * 99]
+        (made.inputs / f"{made.word}text{number}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     choice = EncoderChoice(vocabulary=200, hidden=16, layers=2, heads=2, inner=32)
     pieces = PieceTokenizer(learn(texts * 4, choice.vocabulary, choice.pieces))
     labels = (made.word or "HATE", "NOT")

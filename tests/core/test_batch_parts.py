@@ -6,6 +6,7 @@ import errno
 import inspect
 import json
 import re
+import resource
 import signal
 from dataclasses import fields
 from pathlib import Path
@@ -120,13 +121,16 @@ def test_of_a_deep_trace_the_innermost_thirty_places_are_kept():
     assert all(re.fullmatch(r"\S+:\d+ deep", frame) for frame in frames)
 
 
-def test_an_image_writer_that_hides_a_full_disk_is_seen_through(tmp_path, monkeypatch):
-    room = SimpleNamespace(f_bavail=15, f_frsize=4096)
-    monkeypatch.setattr(casework.os, "statvfs", lambda place: room)
-    assert explain(raised(ValueError()), CASE, tmp_path / "a")[0] == "PTD-301"
+@pytest.mark.parametrize(("most", "code"), [((1 << 16) - 1, "PTD-301"), (1 << 16, "PTD-300")])
+def test_a_writer_that_hides_a_full_disk_is_seen_through(tmp_path, most, code):
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, unlimited[1]))
+    try:
+        assert explain(raised(ValueError()), CASE, tmp_path / "a")[0] == code
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert explain(raised(ValueError()), CASE)[0] == "PTD-300"
-    room.f_bavail = 16
-    assert explain(raised(ValueError()), CASE, tmp_path / "a")[0] == "PTD-300"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_of_ours_speaks_for_itself_with_its_place():

@@ -454,21 +454,6 @@ def test_batch_inference_with_damaged_weights_ends_with_5_before_the_first_case(
 # full disk
 
 
-@pytest.mark.slow
-def test_a_full_disk_stops_the_run_cleanly_and_resuming_finishes_it(tmp_path):
-    for name in "ab":
-        write_nifti(tmp_path / "in" / f"{name}.nii", Volume(tiny_ct(0), GRID))
-    options = ("-o", tmp_path / "out", "--model", "threshold")
-    done = run("medical", "predict", tmp_path / "in", *options, "--run", "r", largest_file=20_000)
-    folder = tmp_path / "out" / "r"
-    assert done.code == 3
-    assert "PTD-301" in done.err
-    assert "Traceback" not in done.err + everything_written(folder)
-    assert list((folder / "cases").iterdir()) == []
-    assert call("medical", "predict", tmp_path / "in", *options, "--resume", "r").code == 0
-    assert [row["status"] for row in rows(folder / "worklist.csv")] == ["ok", "ok"]
-
-
 def test_a_full_disk_leaves_no_prepared_folder(tmp_path, params):
     write_pair(tmp_path / "raw", "good")
     done = run("medical", "prepare", tmp_path / "raw", "-o", tmp_path / "out", "--params", params, largest_file=10_000)

@@ -6,6 +6,7 @@ import errno
 import math
 import numbers
 import os
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ WRONG_RESULT = "PTD-306"
 NOT_STORED = "PTD-307"
 
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_PROBE_BYTES = 1 << 16
 _DEEPEST_FRAMES = 30
 
 
@@ -198,12 +200,15 @@ def _role_of(error: BaseException, case: Case) -> str:
 
 
 def _no_room(folder: Path) -> bool:
-    # Image writers report a full disk as an error of their own, without the system's number.
+    # Writers of images and layers report a full disk, a quota or a limit as an error of their own, without its number.
     try:
-        state = os.statvfs(folder.parent)
-    except OSError:
-        return False
-    return state.f_bavail * state.f_frsize < 1 << 16
+        with tempfile.TemporaryFile(dir=folder.parent) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return is_full(error)
+    return False
 
 
 def _frames(chain: list[BaseException]) -> tuple[str, ...]:
