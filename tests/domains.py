@@ -67,6 +67,16 @@ class Example:
         return (*order, *options)
 
 
+class Trap:
+    """What a pickle makes that touches a file where a careless program loads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
 def example(domain: str, folder: Path, word: str = "") -> Example:
     """Write the example of a domain below ``folder``.
 

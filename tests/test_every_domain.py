@@ -10,13 +10,12 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from command import call, command, everything_written, run
 from core.batch_results import results
-from domains import CLASSES, DOMAINS, LICENCES, example
+from domains import CLASSES, DOMAINS, LICENCES, Trap, example
 from safetensors.torch import load_file
 
 from pentad.core.batch import folder as batch_folder
@@ -179,11 +178,18 @@ def test_a_bundle_whose_weights_are_a_pickle_with_code_is_refused_unread(made, t
     assert not (tmp_path / "sprung").exists()
 
 
-class Trap:
-    """A pickle that touches a file where it is loaded by a careless program."""
+PUBLISHED = {
+    "audio": ("--model", "ast"),
+    "medical": ("--architecture", "swin_unet"),
+    "point-clouds": (),
+    "remote-sensing": (),
+}
 
-    def __init__(self, path):
-        self.path = path
 
-    def __reduce__(self):
-        return Path.touch, (self.path,)
+@pytest.mark.parametrize("domain", PUBLISHED)  # encoders of texts: tests/nlp/test_models.py
+def test_a_published_checkpoint_that_asks_for_code_is_refused_and_the_code_not_run(domain, tmp_path):
+    torch.save({"model": {"weight": Trap(tmp_path / "sprung")}}, tmp_path / "published.pth")
+    order = (domain, "models", "import", tmp_path / "published.pth", "-o", tmp_path / "made", *PUBLISHED[domain])
+    done = call(*order)
+    assert (done.code, "PTD-512" in done.sentence()) == (5, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["published.pth"]

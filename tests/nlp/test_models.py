@@ -1,10 +1,13 @@
 """Models: every head learns sixteen examples by heart, padding changes nothing, bundles come back equal."""
 
+import io
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from domains import Trap
 
 from pentad.core.bundle import load_bundle, save_bundle
 from pentad.core.errors import ModelError, UsageError
@@ -183,6 +186,25 @@ def write_encoder(folder, kind, family="bert"):
     AutoModel.from_config(AutoConfig.for_model(**{**values, **FAMILIES[family]})).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer.text)
     return find_pretrained(str(folder))
+
+
+def test_code_that_an_encoder_brings_is_never_run_and_never_asked_about(tmp_path, monkeypatch):
+    """Neither Python files beside config.json nor a pickle in place of the weights."""
+    from transformers import AutoModel
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "own.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Config: pass\n")
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (tmp_path / "code" / "config.json").write_text(json.dumps(own))
+    with pytest.raises(ModelError, match=r"PTD-784 .*asks for code"):
+        find_pretrained(str(tmp_path / "code"))
+    pickled = write_encoder(tmp_path / "pickle", "wordpiece")
+    (tmp_path / "pickle" / "model.safetensors").unlink()
+    torch.save({"embeddings.word_embeddings.weight": Trap(tmp_path / "sprung")}, tmp_path / "pickle/pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"PTD-783 .*weights cannot be loaded"):
+        pickled.load(AutoModel)
+    assert not (tmp_path / "sprung").exists()
 
 
 FAMILIES = {  # mBERT and MahaBERT are BERT, MiniLM too; IndicBERT is ALBERT

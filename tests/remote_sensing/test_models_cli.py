@@ -122,13 +122,3 @@ def test_a_bundle_goes_to_onnx_with_all_its_heads_and_the_same_numbers(bundle, t
     with torch.no_grad():
         expected = model(before, after)
     assert [np.abs(a - b.numpy()).max() < 1e-4 for a, b in zip(found, expected, strict=True)] == [True, True]
-
-
-def test_what_is_imported_is_read_without_running_code(tmp_path):
-    class Code:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
-
-    torch.save({"model": {"encoder.x": Code()}}, tmp_path / "bad.pth")
-    assert "PTD-5" in models("import", tmp_path / "bad.pth", "-o", tmp_path / "made").sentence()
-    assert not (tmp_path / "ran").exists()

@@ -123,7 +123,9 @@ class Pretrained:
         layers = {name: self.values[name] for name in ("num_hidden_layers",) if name in self.values}
         try:
             with quiet():
-                network: Any = auto.from_pretrained(self.source, local_files_only=_local(self.source), **layers, **more)
+                network: Any = auto.from_pretrained(
+                    self.source, local_files_only=_local(self.source), trust_remote_code=False, **layers, **more
+                )
         except Exception as error:  # transformers passes on what its readers raise
             log.debug("cannot load %s", self.source, exc_info=True)
             problem = f"its weights cannot be loaded ({type(error).__name__})"
@@ -172,10 +174,13 @@ def find_pretrained(source: str, *, offline: bool = False) -> Pretrained:
         remedy = "give a folder with config.json, model.safetensors and tokenizer.json, or OWNER/NAME on the hub"
         raise ModelError("PTD-784", "no such encoder", remedy, source)
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=offline or folder.is_dir())
+        # Unless told not to, transformers asks at the terminal whether to run the code that a folder brings.
+        config = AutoConfig.from_pretrained(
+            source, local_files_only=offline or folder.is_dir(), trust_remote_code=False
+        )
     except Exception as error:
         log.debug("cannot read %s", source, exc_info=True)
-        problem = f"the encoder's config.json cannot be read or fetched ({type(error).__name__})"
+        problem = f"the encoder's config.json cannot be read or fetched, or asks for code ({type(error).__name__})"
         remedy = "put config.json, model.safetensors and tokenizer.json into a folder and give its path"
         raise ModelError("PTD-784", problem, remedy, source) from None
     tokenizer = _tokenizer_json(source, offline=offline)
@@ -192,7 +197,8 @@ def _tokenizer_json(source: str, *, offline: bool) -> str:
             return str(Tokenizer.from_file(str(file)).to_str())
         if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in ("vocab.txt", "vocab.json")):
             raise FileNotFoundError(file)
-        fast = AutoTokenizer.from_pretrained(source, local_files_only=offline or Path(source).is_dir(), use_fast=True)
+        local = offline or Path(source).is_dir()
+        fast = AutoTokenizer.from_pretrained(source, local_files_only=local, use_fast=True, trust_remote_code=False)
         return str(fast.backend_tokenizer.to_str())
     except Exception as error:
         log.debug("no tokenizer in %s", source, exc_info=True)
