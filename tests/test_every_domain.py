@@ -115,17 +115,21 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(made, tmp_path):
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-def test_names_of_files_and_classes_and_texts_are_never_markup_or_formulas(domain, tmp_path):
+def test_hostile_names_are_never_markup_or_formulas_and_links_lead_nowhere_unseen(domain, tmp_path):
     made = example(domain, tmp_path, EVIL)
     (made.inputs / f"{EVIL}broken.txt").write_bytes(b"\x00\xff")
+    (made.inputs / "circle").symlink_to(made.inputs)
+    first = min(path for path in made.inputs.rglob("*") if EVIL in path.name and "broken" not in path.name)
+    (first.parent / f"gone{''.join(first.suffixes)}").symlink_to("nowhere")
     done = call(*made.predict(tmp_path / "out", "--run", "r"))
-    assert done.code in (0, 3), done.err
+    assert done.code == 3, done.err
     pages = list((tmp_path / "out").rglob("*.html"))
     assert pages
     assert not [page for page in pages if "<b id=evil" in page.read_text(encoding="utf-8")]
     with (tmp_path / "out" / "r" / "worklist.csv").open(newline="") as stream:
         rows = list(csv.reader(stream))
-    assert sum(row[1] == "ok" for row in rows) >= 3
+    assert sum(row[1] == "ok" for row in rows) == 3
+    assert [row[1] for row in rows if "gone" in row[0]] in (["failed"], ["rejected"])
     assert not [cell for row in rows for cell in row if cell.startswith("=")]
     assert {path.name for path in tmp_path.iterdir()} == {"inputs", "bundle", "out"}
 

@@ -53,11 +53,16 @@ def _rows(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
         return list(csv.DictReader(stream, delimiter=delimiter))
 
 
+def _is_sound(path: Path) -> bool:
+    # A link to nowhere counts, to be refused by name when it is read.
+    return path.suffix.lower() in SUFFIXES and (path.is_file() or (path.is_symlink() and not path.exists()))
+
+
 def _listed(raw: Path) -> dict[str, Path]:
     """Every sound file below a folder by its name; the first of a name counts."""
     found: dict[str, Path] = {}
     for path in sorted(raw.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if _is_sound(path):
             found.setdefault(path.name, path)
     return found
 
@@ -167,12 +172,7 @@ def _tags(raw: Path) -> Listing:
 
 def _folders(raw: Path) -> Listing:
     """A folder a class; the file's name up to the last ``_`` or ``-`` and a number is its group."""
-    entries = [
-        Entry(path, (path.parent.name,))
-        for path in sorted(raw.glob("*/*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    ]
-    return Listing(entries)
+    return Listing([Entry(path, (path.parent.name,)) for path in sorted(raw.glob("*/*")) if _is_sound(path)])
 
 
 def _has(*names: str) -> Callable[[Path], bool]:
@@ -222,5 +222,5 @@ def sound_files(inputs: list[Path]) -> Iterator[tuple[Path, Path]]:
             yield given, given.parent
         else:
             for path in sorted(given.rglob("*")):
-                if path.is_file() and path.suffix.lower() in SUFFIXES:
+                if _is_sound(path):
                     yield path, given

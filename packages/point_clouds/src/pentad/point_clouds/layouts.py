@@ -61,7 +61,9 @@ def find_frames(root: Path, *, labelled: bool = True) -> list[FoundFrame]:
     for finder in finders:
         if found := list(finder(root)):
             return named_apart(found)
-    plain = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    # A link to nowhere counts, to be refused by name when it is read.
+    inner = (path for path in root.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
+    plain = sorted(path for path in inner if path.suffix.lower() in SUFFIXES)
     if labelled or not plain:
         remedy = "give frames/*.json, or the layout of KITTI, nuScenes or Argoverse 2; see the README"
         raise NoInputError("PTD-917", "no labelled frames here" if labelled else "no point cloud here", remedy, root)
