@@ -42,6 +42,39 @@ def test_reading_one_split_leaves_the_others_out(tmp_path):
     assert [case.id for case in read_cases(tmp_path / "cases.jsonl", "test")] == ["b"]
 
 
+def test_signs_that_break_lines_elsewhere_break_no_table(tmp_path):
+    cases = [Case(id=f"a{place}", target=f"one{sign}two") for place, sign in enumerate("\u2028\u2029\x85\x0b\x1c\r\n")]
+    write_cases(tmp_path / "cases.jsonl", cases)
+    assert read_cases(tmp_path / "cases.jsonl") == cases
+
+
+def test_a_table_that_an_editor_saved_again_is_read(tmp_path):
+    (tmp_path / "cases.jsonl").write_bytes(b'\xef\xbb\xbf{"id": "a"}\r\n\r\n{"id": "b"}\r\n')
+    assert [case.id for case in read_cases(tmp_path / "cases.jsonl")] == ["a", "b"]
+
+
+def test_a_table_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "cases.jsonl").write_bytes('{"id": "é"}'.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"PTD-202 .*not UTF-8"):
+        read_cases(tmp_path / "cases.jsonl")
+
+
+def test_a_link_to_itself_is_refused_where_it_is_read(tmp_path):
+    (tmp_path / "a.bin").symlink_to("a.bin")
+    (tmp_path / "cases.jsonl").write_text('{"id": "a", "files": {"image": "a.bin"}}\n')
+    (case,) = read_cases(tmp_path / "cases.jsonl")
+    with pytest.raises(CaseError, match="PTD-305 the input 'image' cannot be read"):
+        input_digest(case)
+
+
+@pytest.mark.parametrize("role", ["pipe", "folder"])
+def test_a_pipe_among_the_inputs_is_refused_and_not_waited_for(tmp_path, role):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / ("folder/pipe" if role == "folder" else "pipe"))
+    with pytest.raises(CaseError, match=rf"PTD-305 the input '{role}' cannot be read \(not a regular file\)"):
+        input_digest(Case(id="a", files={role: str(tmp_path / role)}))
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "x" * 129])
 def test_an_id_that_is_no_safe_file_name_is_refused(name):
     with pytest.raises(ValidationError, match="letters, digits"):
@@ -54,6 +87,7 @@ def test_an_id_that_is_no_safe_file_name_is_refused(name):
         ('{"id": "a", "colour": 1}', "line 2.*colour"),
         ("not json", "line 2.*not a case"),
         ('{"id": "a"}', "'a' stands twice"),
+        ('{"id": "b", "files": {"image": "a\\u0000b"}}', "line 2.*the character 0"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, message):
@@ -144,7 +178,7 @@ def test_a_taken_id_gets_the_first_free_number():
 
 def test_shares_may_be_nothing_but_never_less():
     assert {case.split for case in assign_splits(make_cases(["a", "b"]), {"train": 1.0, "test": 0.0}, 0)} == {"train"}
-    for shares in ({"train": 1.1, "test": -0.1}, {}, {"train": 0.99999}):
+    for shares in ({"train": 1.1, "test": -0.1}, {}, {"train": 0.99999}, {"train": float("nan"), "test": 0.5}):
         with pytest.raises(UsageError, match="PTD-204"):
             assign_splits(make_cases(["a"]), shares, 0)
 

@@ -55,12 +55,38 @@ def test_overrides_win_at_every_depth(tmp_path):
         ("training: {steps: 3}", r"no section 'train' \(did you mean 'training'\?\)"),
         ("train: [1, 2", "not valid YAML"),
         ("just text", "not a mapping of sections"),
+        ("train: [1, 2]", r"PTD-213 .*\[1, 2\] is no mapping of settings"),
+        ("train: {steps: 3, steps: 4}", "PTD-211 .*'steps' stands twice"),
+        ("train: {steps: 2026-02-30}", "PTD-211 .*day"),
+        ("train: " + "[" * 600, "PTD-211 .*nested too deeply"),
+        ('train: {steps: 3, "a\\e[31m\\nb": 1}', r"unknown setting 'a\\x1b\[31m\\nb'"),
     ],
 )
 def test_a_mistake_is_named_in_one_sentence(tmp_path, text, message):
     with pytest.raises(UsageError, match=message) as caught:
         load_params(write(tmp_path, text), "train", Training)
     assert "\n" not in str(caught.value)
+
+
+def test_a_value_that_a_few_lines_make_endless_is_shown_in_short(tmp_path):
+    lines = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    lines += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    with pytest.raises(UsageError, match="PTD-214") as caught:
+        load_params(write(tmp_path, lines + "train: {steps: *a29}\n"), "train", Training)
+    assert len(str(caught.value)) < 5000
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps", "PTD-214 .*write name=value"),
+        ("patch.x=1", r"PTD-213 .*\[8, 8\] is no mapping of settings"),
+        ("patch=[1", "PTD-211 --set patch=.*not valid YAML"),
+    ],
+)
+def test_a_wrong_override_is_named_in_one_sentence(tmp_path, override, message):
+    with pytest.raises(UsageError, match=message):
+        load_params(write(tmp_path, "train: {steps: 3, patch: [8, 8]}"), "train", Training, [override])
 
 
 def test_pydantic_models_are_strict_too():

@@ -17,8 +17,8 @@ from pentad.core.batch import BatchOptions, CaseRecord, merge, run_batch
 from pentad.core.batch.journal import LineFile, read_journal, write_record
 from pentad.core.batch.worklist import harmless, write_worklist
 from pentad.core.bundle import PublishedModel, load_bundle, save_bundle
-from pentad.core.cases import Case
-from pentad.core.errors import ModelError, UsageError
+from pentad.core.cases import Case, Rejection
+from pentad.core.errors import CaseError, ModelError, UsageError
 from pentad.core.files import digest_file, digest_json
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +102,23 @@ def test_a_worklist_holds_no_formula_wherever_the_text_comes_from(tmp_path, text
         rows = list(csv.reader(stream))
     assert [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@", "\t"))] == ["-2.5", "-2.5"]
     assert harmless(harmless(text)) == harmless(text) == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nPTD-1 b.wav", "a\\nPTD-1 b.wav"),
+        ("\x1b[2Ja.wav", "\\x1b[2Ja.wav"),
+        ("a\u202evaw.exe", "a\\u202evaw.exe"),
+        ("\udcff.wav", "\\udcff.wav"),
+        ("Übung मराठी.wav", "Übung मराठी.wav"),
+    ],
+)
+def test_a_files_name_steers_no_terminal_and_breaks_no_line(name, shown):
+    error = CaseError("PTD-1", f"'{name}' is bad", "mend it", name)
+    assert str(error) == f"PTD-1 {shown}: '{shown}' is bad; mend it."
+    item = Rejection(where=name, code="PTD-1", reason=f"{error.problem}; {error.remedy}.", files=(name,))
+    assert (item.where, item.reason, item.files) == (shown, f"'{shown}' is bad; mend it.", (shown,))
 
 
 def test_a_manifest_that_names_files_outside_its_bundle_reads_none_of_them(tmp_path):

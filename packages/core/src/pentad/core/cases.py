@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from pentad.core.errors import CaseError, UsageError
-from pentad.core.files import digest_file, digest_json, write_text
+from pentad.core.errors import CaseError, UsageError, as_text
+from pentad.core.files import digest_file, digest_json, read_lines, write_text
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -33,6 +33,14 @@ def free_id(wanted: str, taken: Container[str]) -> str:
         number += 1
         free = f"{wanted}-{number}"
     return free
+
+
+def ids_apart(wanted: Sequence[str]) -> list[str]:
+    """Return the ids, those that stand before already with the first free number behind them."""
+    taken, apart = set(wanted), dict[str, None]()
+    for name in wanted:
+        apart[name if name not in apart else free_id(name, taken | apart.keys())] = None
+    return list(apart)
 
 
 class Case(BaseModel):
@@ -62,6 +70,13 @@ class Case(BaseModel):
             raise ValueError(f"id {value!r} must be 1 to 128 letters, digits, '.', '_' or '-', the first no sign")
         return value
 
+    @field_validator("files")
+    @classmethod
+    def _paths_can_be_opened(cls, value: dict[str, str]) -> dict[str, str]:
+        if any("\0" in path for path in value.values()):
+            raise ValueError("a path holds the character 0, which no file's name can")
+        return value
+
 
 def read_cases(table: Path, split: str = "") -> list[Case]:
     """Read a case table (JSON Lines) and make its paths absolute.
@@ -75,8 +90,12 @@ def read_cases(table: Path, split: str = "") -> list[Case]:
     """
     if not table.is_file():
         raise UsageError("PTD-201", "no case table here", "run the prepare command first or correct the path", table)
+    try:
+        lines = read_lines(table)
+    except UnicodeDecodeError:
+        raise UsageError("PTD-202", "not UTF-8 text", "write the table with the prepare command", table) from None
     cases: dict[str, Case] = {}
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in lines:
         where = f"{table}, line {number}"
         try:
             case = Case.model_validate_json(line)
@@ -86,7 +105,7 @@ def read_cases(table: Path, split: str = "") -> list[Case]:
             raise UsageError("PTD-202", problem, "write the table with the prepare command", where) from None
         if case.id in cases:
             raise UsageError("PTD-203", f"the id '{case.id}' stands twice", "give every case its own id", where)
-        files = {role: str((table.parent / path).resolve()) for role, path in case.files.items()}
+        files = {role: os.path.realpath(table.parent / path) for role, path in case.files.items()}
         cases[case.id] = case.model_copy(update={"files": files})
     return [case for case in cases.values() if not split or case.split == split]
 
@@ -171,7 +190,7 @@ def assign_splits(cases: Sequence[Case], fractions: Mapping[str, float], seed: i
     Raises:
         UsageError: The shares do not sum to 1, or a group carries two splits.
     """
-    if not fractions or abs(sum(fractions.values()) - 1) > 1e-6 or min(fractions.values()) < 0:
+    if not fractions or not abs(sum(fractions.values()) - 1) <= 1e-6 or min(fractions.values()) < 0:
         raise UsageError("PTD-204", f"split shares {dict(fractions)} do not sum to 1", "correct them in params.yaml")
     split = [case.split for case in cases]
     missing = {name: share * len(cases) for name, share in fractions.items()}
@@ -218,11 +237,6 @@ class Rejection(BaseModel):
     def _names_are_text(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         # A file's name may be bytes that are no UTF-8; no table or page could be written with it.
         return as_text(value) if isinstance(value, str) else tuple(map(as_text, value))
-
-
-def as_text(name: str) -> str:
-    """Return a file's name as text that can be written: bytes in it that are no UTF-8 become escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def write_rejections(path: Path, rejections: Sequence[Rejection]) -> None:

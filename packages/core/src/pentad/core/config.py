@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -13,6 +14,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pentad.core.errors import UsageError, nearest
 
 T = TypeVar("T")
+
+_shown = reprlib.Repr()  # a value in a sentence: a few lines of YAML can stand for gigabytes
+_shown.maxstring = _shown.maxother = 100
+_shown.maxlevel = 2
 
 
 def load_params(path: Path, section: str, cls: type[T], overrides: Sequence[str] = ()) -> T:
@@ -25,23 +30,63 @@ def load_params(path: Path, section: str, cls: type[T], overrides: Sequence[str]
         overrides: ``field=value`` or ``nested.field=value`` with YAML values, applied on top.
 
     Raises:
-        UsageError: The file or the section is missing, a key is unknown, a value does not fit.
+        UsageError: The file or the section is missing, a key is unknown or stands twice, a value does not fit.
     """
     sections = read_params(path)
     if section not in sections:
         raise UsageError(
             "PTD-212", f"no section '{section}'{nearest(section, sections)}", "add it or name another", path
         )
-    values: dict[str, Any] = dict(sections[section] or {})
+    where = f"{path}, {section}"
+    values = _mapping(sections[section], where)
     for override in overrides:
-        key, _, text = override.partition("=")
-        inner = values
-        *parents, last = key.split(".")
-        for parent in parents:
-            inner[parent] = dict(inner.get(parent) or {})
-            inner = inner[parent]
-        inner[last] = yaml.safe_load(text)
-    return from_mapping(cls, values, f"{path}, {section}")
+        _override(values, override)
+    return from_mapping(cls, values, where)
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    """A copy of a mapping of settings; nothing is an empty one."""
+    if value is not None and not isinstance(value, Mapping):
+        problem = f"{_shown.repr(value)} is no mapping of settings"
+        raise UsageError("PTD-213", problem, "write 'name: value' lines", where)
+    return dict(value or {})
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Set one ``field=value`` in a mapping of settings."""
+    where = f"--set {override[:100]}"
+    key, sign, text = override.partition("=")
+    if not sign:
+        raise UsageError("PTD-214", "it gives no value", "write name=value", where)
+    *parents, last = key.split(".")
+    for parent in parents:
+        values[parent] = _mapping(values.get(parent), where)
+        values = values[parent]
+    values[last] = _load_yaml(text, where, "correct the value, or put it in quotes")
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML as its standard has it; PyYAML alone lets the later of two equal keys win in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(problem=f"'{key.value}' stands twice in one mapping")
+                seen.add(key.value)
+        return node
+
+
+def _load_yaml(text: str, where: str | Path, remedy: str) -> Any:
+    try:
+        return yaml.load(text, _EachKeyOnce)
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a day there never was, a number of 5,000 digits
+        problem = " ".join(str(error).split())
+    except RecursionError:
+        problem = "nested too deeply"
+    raise UsageError("PTD-211", f"not valid YAML ({problem})", remedy, where)
 
 
 def read_params(path: Path) -> dict[str, Any]:
@@ -51,14 +96,15 @@ def read_params(path: Path) -> dict[str, Any]:
         UsageError: The file is missing or is no YAML mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(
             "PTD-210", f"cannot be read ({error.strerror})", "correct the path of --params", path
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         problem = " ".join(str(error).split())
         raise UsageError("PTD-211", f"not valid YAML ({problem})", "correct the file", path) from None
+    content = _load_yaml(text, path, "correct the file")
     if not isinstance(content, dict):
         raise UsageError("PTD-211", "not a mapping of sections", "write 'section:' lines with settings below", path)
     return content
@@ -71,14 +117,16 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         UsageError: A key is unknown or missing, or a value does not fit its field.
     """
     if not isinstance(values, Mapping):
-        raise UsageError("PTD-213", f"{values!r} is no mapping of settings", "write 'name: value' lines", where)
+        raise UsageError(
+            "PTD-213", f"{_shown.repr(values)} is no mapping of settings", "write 'name: value' lines", where
+        )
     _forbid_unknown_keys(cls, values, where)
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        problem = f"{name} {first['msg']}, not {first.get('input')!r}" if name else str(first["msg"])
+        problem = f"{name} {first['msg']}, not {_shown.repr(first.get('input'))}" if name else str(first["msg"])
         remedy = "correct the setting"
         if first["type"] == "string_type":  # YAML takes 0 for a number and OFF for a truth value
             problem = problem.replace("[key] ", "the name before the colon: ")
@@ -100,7 +148,8 @@ def _forbid_unknown_keys(cls: Any, values: Mapping[str, Any], where: str) -> Non
     types = _field_types(cls)
     for key, value in values.items():
         if key not in types:
-            hint = nearest(str(key), types) or f" (known: {', '.join(types)})"
+            key = str(key)[:100]
+            hint = nearest(key, types) or f" (known: {', '.join(types)})"
             raise UsageError("PTD-215", f"unknown setting '{key}'{hint}", "correct or remove it", where)
         for inner in (types[key], *get_args(types[key])):
             if _field_types(inner) and isinstance(value, Mapping):

@@ -11,8 +11,8 @@ import secrets
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from pentad.core.cases import Rejection, as_text
-from pentad.core.errors import UsageError
+from pentad.core.cases import Rejection
+from pentad.core.errors import UsageError, as_text
 
 _KEY_BYTES = 32
 _YEAR, _MONTH, _DAY = r"(?:19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"

@@ -76,6 +76,8 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES or not 0 < self.similarity <= 1:
             raise ValueError("scheme must be one of iob1, iob2, bioes, plain and similarity above 0 up to 1")
+        if min(self.limit.values(), default=0) < 0:
+            raise ValueError("limit must not be below 0")
 
     def tags(self) -> TagReading:
         """How the word-per-line files are read."""

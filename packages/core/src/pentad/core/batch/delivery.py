@@ -27,6 +27,7 @@ from pentad.core.batch.resuming import files_match
 from pentad.core.batch.worklist import write_worklist
 from pentad.core.cases import Rejection
 from pentad.core.errors import NoInputError, UsageError
+from pentad.core.files import read_lines
 from pentad.core.interrupt import Interrupt
 
 SENT = "sent"
@@ -186,8 +187,7 @@ def _restate(folder: Path, state: RunState, records: list[CaseRecord], destinati
 def _not_in_journal(folder: Path) -> list[CaseRecord]:
     """What stands in the worklist without ever having been processed: rejected inputs, and cases not reached."""
     try:
-        lines = (folder / REJECTED).read_text(encoding="utf-8").splitlines()
-        refused = [Rejection.model_validate_json(line) for line in lines]
+        refused = [Rejection.model_validate_json(line) for _, line in read_lines(folder / REJECTED)]
         with (folder / WORKLIST).open(encoding="utf-8", newline="") as stream:
             pending = [row["id"] for row in csv.DictReader(stream) if row["status"] == "pending"]
     except (OSError, ValueError, KeyError):

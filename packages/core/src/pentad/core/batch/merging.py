@@ -29,7 +29,7 @@ from pentad.core.batch.resuming import files_match
 from pentad.core.batch.worklist import worst_first, write_worklist
 from pentad.core.cases import Rejection, write_rejections
 from pentad.core.errors import UsageError
-from pentad.core.files import digest_file
+from pentad.core.files import digest_file, read_lines
 from pentad.core.run import code_version, environment
 
 
@@ -77,8 +77,7 @@ def _read_part(folder: Path) -> _Part:
     if state.status != "finished":
         raise UsageError("PTD-254", f"this run is {state.status}, not finished", "resume it first", folder)
     try:
-        lines = (folder / REJECTED).read_text(encoding="utf-8").splitlines()
-        rejections = [Rejection.model_validate_json(line) for line in lines]
+        rejections = [Rejection.model_validate_json(line) for _, line in read_lines(folder / REJECTED)]
     except (OSError, ValueError):
         raise UsageError("PTD-253", f"{REJECTED} cannot be read", "resume the run to write it anew", folder) from None
     records = read_journal(folder / JOURNAL)
