@@ -10,7 +10,9 @@ import pytest
 from command import call
 from point_clouds.conftest import copy_sweep, write_bundle
 
-from pentad.point_clouds.points import Sweep, read, write
+from pentad.core.errors import CaseError, UsageError
+from pentad.point_clouds.layouts import find_frames
+from pentad.point_clouds.points import KITTI, Sweep, read, write
 
 KITTI_LINE = "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 1.50 1.80 4.10 0.47 1.49 20.44 {}\n"
 TURN = np.array([[np.cos(0.8), -np.sin(0.8)], [np.sin(0.8), np.cos(0.8)]])
@@ -185,3 +187,105 @@ def test_a_camera_frame_is_noticed_by_its_vertical(tmp_path, streets):
     result = call("point-clouds", "check", Path(tmp_path))
     assert result.code == 3
     assert "spread least along y" in result.out
+
+
+def damaged(good, name):
+    """Bytes of a good file after what a bad copy or a lying header does to it."""
+    header, rest = good[: good.find(b"\n", good.find(b"DATA")) + 1], good[good.find(b"\n", good.find(b"DATA")) + 1 :]
+    return {
+        "cut.ply": good[:-40],
+        "cut_text.ply": b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\n"
+        b"property float z\nend_header\n1 2 3\n4 5\n",
+        "vast.ply": good.replace(b"element vertex 20000", b"element vertex 2000000000"),
+        "vast.npy": good.replace(b"(20000, ", b"(90000000000, "),
+        "words.pcd": header.replace(b"POINTS 20000", b"POINTS many") + rest,
+        "vast.las": good[:247] + (2**40).to_bytes(8, "little") + good[255:],
+        "vast.laz": good[:247] + (2**40).to_bytes(8, "little") + good[255:],
+        "records.las": good[:100] + b"\xff" * 4 + good[104:],
+        "crc.npz": good[:90] + bytes(byte ^ 0xFF for byte in good[90:120]) + good[120:],
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("cut.ply", "PTD-904"),
+        ("cut_text.ply", "PTD-904"),
+        ("vast.ply", "PTD-904"),
+        ("vast.npy", "PTD-903"),
+        ("words.pcd", "PTD-903"),
+        ("vast.las", "PTD-904"),
+        ("vast.laz", "PTD-904"),
+        ("records.las", "PTD-903"),
+        ("crc.npz", "PTD-903"),
+    ],
+)
+def test_a_header_that_promises_too_much_is_not_believed(tmp_path, name, code):
+    sweep = Sweep(np.random.default_rng(0).normal(0, 10, (20000, 4)).astype(np.float32), KITTI)
+    write(tmp_path / name, sweep)
+    (tmp_path / name).write_bytes(damaged((tmp_path / name).read_bytes(), name))
+    with pytest.raises(CaseError, match=f"^{code} {name}: "):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x": np.array(["a"]), "y": np.zeros(1), "z": np.zeros(1)},
+        {"x": np.zeros(2), "y": np.zeros(2), "z": np.zeros((2, 2))},
+    ],
+)
+def test_fields_that_are_no_numbers_of_a_point_are_refused(tmp_path, fields):
+    kinds = [(name, values.dtype, values.shape[1:]) for name, values in fields.items()]
+    rows = np.zeros(len(fields["x"]), dtype=kinds)
+    np.save(tmp_path / "a.npy", rows)
+    with pytest.raises(CaseError, match=r"PTD-905 a.npy: not one number a point"):
+        read(tmp_path / "a.npy")
+
+
+def test_places_beyond_what_single_precision_holds_count_as_none(tmp_path):
+    places = np.array([[1, 2, 3, 0], [1e300, 2, 3, 0]])
+    np.save(tmp_path / "a.npy", places)
+    sweep = read(tmp_path / "a.npy")
+    assert sweep.points.tolist() == [[1, 2, 3, 0]]
+    assert sweep.notes == ("1 points without a finite place dropped",)
+
+
+def test_frames_whose_names_cannot_be_ids_or_are_equal_get_ids_of_their_own(tmp_path, streets, bundle):
+    folder = tmp_path / "velodyne"
+    for name in ("a b.bin", "a_b.bin", "a_b-2.bin", "=x.bin"):
+        copy_sweep(streets, folder, name)
+    places = ("-o", tmp_path / "out", "--model", bundle, "--dry-run")
+    done = call("point-clouds", "predict", tmp_path, *places)
+    assert done.code == 0, done.err
+    named = [line.split()[2] for line in done.out.splitlines() if line.startswith("would process")]
+    assert sorted(named) == ["a_b", "a_b-2", "a_b-3", "x"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("instance.json", '[{"token": 1}]'), ("sample.json", "[" * 100_000), ("sample.json", "[3]")]
+)
+def test_tables_of_nuscenes_that_are_none_are_one_sentence(tmp_path, file, content):
+    tables = tmp_path / "v1.0-mini"
+    tables.mkdir()
+    for name in ("sample", "sample_data", "calibrated_sensor", "ego_pose", "sample_annotation", "instance", "category"):
+        (tables / f"{name}.json").write_text("[]")
+    (tables / file).write_text(content)
+    with pytest.raises(UsageError, match="PTD-919"):
+        find_frames(tmp_path)
+
+
+def test_a_sweep_of_argoverse_without_a_time_for_its_name_is_refused_alone(tmp_path):
+    folder = tmp_path / "log" / "sensors" / "lidar"
+    folder.mkdir(parents=True)
+    (folder / "copy.feather").write_bytes(b"")
+    (found,) = find_frames(tmp_path)
+    with pytest.raises(CaseError, match=r"PTD-918 copy.feather: its name is no time"):
+        found.read()
+
+
+def test_a_frame_file_that_names_what_no_file_can_be_called_is_refused(tmp_path):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "a.json").write_text('{"id": "a", "sweeps": [{"file": "a\\u0000.bin"}]}')
+    with pytest.raises(CaseError, match="PTD-910"):
+        find_frames(tmp_path)[0].read()

@@ -35,14 +35,6 @@ def free_id(wanted: str, taken: Container[str]) -> str:
     return free
 
 
-def ids_apart(wanted: Sequence[str]) -> list[str]:
-    """Return the ids, those that stand before already with the first free number behind them."""
-    taken, apart = set(wanted), dict[str, None]()
-    for name in wanted:
-        apart[name if name not in apart else free_id(name, taken | apart.keys())] = None
-    return list(apart)
-
-
 class Case(BaseModel):
     """One unit of work.
 

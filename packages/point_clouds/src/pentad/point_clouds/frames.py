@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pentad.core.cases import Case
 from pentad.core.errors import CaseError
@@ -51,6 +51,13 @@ class SweepFile(BaseModel):
     columns: tuple[str, ...] = ()
     time: float = 0.0
     pose: Pose = Field(default_factory=identity)
+
+    @field_validator("file")
+    @classmethod
+    def _path_can_be_opened(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError("a path holds the character 0, which no file's name can")
+        return value
 
 
 class Box(BaseModel):

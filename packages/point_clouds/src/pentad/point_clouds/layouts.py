@@ -9,6 +9,7 @@ a poses.txt beside such clouds makes them one drive: a line a cloud, in the orde
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -152,7 +153,7 @@ def _own(root: Path) -> Iterator[FoundFrame]:
 def _read_own(path: Path) -> Frame:
     frame = read_frame(path)
     sweeps = tuple(
-        sweep.model_copy(update={"file": str((path.parent / sweep.file).resolve())}) for sweep in frame.sweeps
+        sweep.model_copy(update={"file": os.path.realpath(path.parent / sweep.file)}) for sweep in frame.sweeps
     )
     return frame.model_copy(update={"sweeps": sweeps})
 
@@ -162,7 +163,7 @@ def _kitti(root: Path, *, labelled: bool) -> Iterator[FoundFrame]:
         name: split
         for split in ("train", "val")
         for listed in root.glob(f"ImageSets/{split}.txt")
-        for name in listed.read_text(encoding="utf-8").split()
+        for name in listed.read_text(encoding="utf-8", errors="replace").split()
     }
     for part in ("training", "testing", ""):
         folder = root / part
@@ -178,7 +179,7 @@ def _kitti(root: Path, *, labelled: bool) -> Iterator[FoundFrame]:
 
 
 def _read_kitti(points: Path, label: Path | None, calib: Path, split: str) -> Frame:
-    frame = Frame(id=points.stem, split=split, intensity_scale=1.0, sweeps=(SweepFile(file=str(points.resolve())),))
+    frame = Frame(id=points.stem, split=split, intensity_scale=1.0, sweeps=(SweepFile(file=os.path.realpath(points)),))
     if label is None or not label.is_file():
         return frame
     objects = kitti_to_objects(read_kitti(label), read_calibration(calib))
@@ -205,7 +206,11 @@ def _argoverse(root: Path) -> Iterator[FoundFrame]:
 
 def _read_argoverse(log: Path, files: Sequence[Path]) -> Frame:
     """A frame of Argoverse 2: the sweeps are in the vehicle's frame at their own time."""
+    if not files[0].stem.isdecimal():
+        problem = "its name is no time in nanoseconds"
+        raise CaseError("PTD-918", problem, "leave the log's files as they were unpacked", files[0].name)
     first = int(files[0].stem)
+    files = [path for path in files if path.stem.isdecimal()]
     poses = _argoverse_poses(log / "city_SE3_egovehicle.feather")
     if first not in poses:
         problem = f"there is no pose of the time {first}"

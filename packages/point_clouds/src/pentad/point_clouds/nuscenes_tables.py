@@ -64,6 +64,14 @@ def read_tables(folder: Path) -> Tables:
         UsageError: A table is missing or no JSON of records (PTD-919).
     """
     held = {name: _read(folder / f"{name}.json") for name in _TABLES}
+    try:
+        return _joined(folder, held)
+    except (AttributeError, KeyError, TypeError) as error:
+        problem = f"its tables do not belong together ({type(error).__name__}: {error})"
+        raise UsageError("PTD-919", problem, "unpack the data set's metadata", folder) from None
+
+
+def _joined(folder: Path, held: Mapping[str, dict[str, Record]]) -> Tables:
     attributes = _read(folder / "attribute.json") if (folder / "attribute.json").is_file() else {}
     instances = {token: str(entry["category_token"]) for token, entry in held["instance"].items()}
     kinds = {token: str(held["category"][category]["name"]) for token, category in instances.items()}
@@ -91,7 +99,7 @@ def read_tables(folder: Path) -> Tables:
 def _read(path: Path) -> dict[str, Record]:
     try:
         return {entry["token"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UsageError("PTD-919", "no readable table of nuScenes", "unpack the data set's metadata", path) from None
 
 
@@ -105,6 +113,9 @@ def sample_frame(tables: Tables, root: Path, token: str, earlier: int) -> Frame:
         return _sample_frame(tables, root, token, earlier)
     except KeyError as error:
         raise CaseError("PTD-934", f"the tables have no record {error}", "unpack the metadata again", token) from None
+    except (TypeError, ValueError) as error:
+        problem = f"a record of it is not as nuScenes has it ({type(error).__name__})"
+        raise CaseError("PTD-934", problem, "unpack the metadata again", token) from None
 
 
 def _sample_frame(tables: Tables, root: Path, token: str, earlier: int) -> Frame:

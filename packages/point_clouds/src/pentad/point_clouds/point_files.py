@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,12 @@ Fields = Mapping[str, NDArray[Any]]
 
 _HEADER_BYTES = 4096
 _PLY = {"f4": "float", "f8": "double", "i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int"}
+_PLY_BYTES = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}
+_PLY_BYTES |= {"int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "float32": 4, "float64": 8}
 _MILLIMETRE = 0.001
+_LAS_HEADER = 375  # bytes of LAS 1.4's; older ones are shorter
+_LAS_LEAST = {"point": 20, "record": 54, "extended": 60}  # bytes
+_LAZ_DENSEST = 1000  # points a byte: more than any real cloud is packed to
 
 
 def read_pcd(path: Path) -> dict[str, NDArray[Any]]:
@@ -106,19 +112,45 @@ def read_ply(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _ply_vertices(path: Path) -> tuple[int, dict[str, str]]:
-    """The number of vertices that the header states, and the types of their properties by name."""
+    """The number of vertices that the header states, and the types of their properties by name.
+
+    Open3D takes memory for all of them and hands it out as it is where the file ends early, so that is looked at here.
+    """
     with path.open("rb") as stream:
         head = stream.read(_HEADER_BYTES)
     if not head.startswith(b"ply") or b"end_header" not in head:
         raise _damaged(path.name, "PLY")
-    count, kinds, element = 0, {}, ""
-    for words in (line.split() for line in head[: head.index(b"end_header")].decode("ascii", "replace").splitlines()):
-        if words[:1] == ["element"] and len(words) == 3:
-            element = words[1]
-            count = int(words[2]) if element == "vertex" and words[2].isdigit() else count
-        elif words[:1] == ["property"] and len(words) == 3 and element == "vertex":
-            kinds[words[2]] = words[1]
-    return count, kinds
+    end = head.index(b"end_header")
+    encoding, counts, properties = "", dict[str, int](), dict[str, list[list[str]]]()
+    for words in (line.split() for line in head[:end].decode("ascii", "replace").splitlines()):
+        if words[:1] == ["format"] and len(words) > 1:
+            encoding = words[1]
+        elif words[:1] == ["element"] and len(words) == 3:
+            counts[words[1]] = int(words[2]) if words[2].isdecimal() else 0
+            properties[words[1]] = []
+        elif words[:1] == ["property"] and len(words) > 2 and properties:
+            properties[next(reversed(properties))].append(words[1:])
+    if "vertex" not in counts:
+        return 0, {}
+    _require_ply(path, head.find(b"\n", end) + 1, encoding, counts, properties)
+    return counts["vertex"], {words[1]: words[0] for words in properties["vertex"] if len(words) == 2}
+
+
+def _require_ply(
+    path: Path, begin: int, encoding: str, counts: Mapping[str, int], properties: Mapping[str, list[list[str]]]
+) -> None:
+    """See that a PLY goes on to its last vertex; a list is taken for one byte in binary, for one word in text."""
+    upto = list(counts)[: list(counts).index("vertex") + 1]
+    if encoding == "ascii":
+        lines = path.read_bytes()[begin:].rstrip().split(b"\n")
+        rows = sum(counts[name] for name in upto)
+        whole = len(lines) > rows or len(lines[-1].split()) >= len(properties["vertex"])
+        if len(lines) < rows or not whole:
+            raise _cut(path.name)
+        return
+    widths = {name: sum(_PLY_BYTES.get(words[0], 1) for words in properties[name]) for name in upto}
+    if path.stat().st_size - begin < sum(counts[name] * widths[name] for name in upto):
+        raise _cut(path.name)
 
 
 def read_las(path: Path) -> dict[str, NDArray[Any]]:
@@ -127,6 +159,7 @@ def read_las(path: Path) -> dict[str, NDArray[Any]]:
 
     if path.stat().st_size == 0:
         raise _cut(path.name)
+    _require_las(path)
     try:
         cloud = laspy.read(path)
         expected = cloud.header.point_count
@@ -139,6 +172,24 @@ def read_las(path: Path) -> dict[str, NDArray[Any]]:
     if len(fields["x"]) < expected:
         raise _cut(path.name)
     return fields
+
+
+def _require_las(path: Path) -> None:
+    """See that a LAS or LAZ can hold what its header promises, before memory is taken or records are looked for."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(_LAS_HEADER)
+    if not head.startswith(b"LASF") or len(head) < 227:
+        raise _damaged(path.name, "LAS or LAZ")
+    begin, records, kind, row, count = struct.unpack_from("<IIBHI", head, 96)
+    extended = 0
+    if head[25] >= 4 and len(head) == _LAS_HEADER:
+        extended, count = struct.unpack_from("<IQ", head, 243)
+    if records * _LAS_LEAST["record"] > begin or extended * _LAS_LEAST["extended"] > size:
+        raise _damaged(path.name, "LAS or LAZ")
+    packed = kind & 0xC0
+    if count > size * _LAZ_DENSEST if packed else count * max(row, _LAS_LEAST["point"]) > size - begin:
+        raise _cut(path.name)
 
 
 def read_feather(path: Path) -> dict[str, NDArray[Any]]:

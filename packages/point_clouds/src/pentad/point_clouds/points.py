@@ -109,11 +109,20 @@ def read(path: Path, columns: Sequence[str] = ()) -> Sweep:
         if suffix == ".bin":
             stated = tuple(columns) or (NUSCENES if path.name.endswith(".pcd.bin") else KITTI)
             return _clean(_read_bin(path, stated), path.name)
-        reader = {".npy": _read_npy, ".npz": _read_npz, **point_files.READERS}[suffix]
-        return _clean(reader(path), path.name)
+        return _clean(_read_format(path, suffix), path.name)
     except OSError as error:
         problem = f"cannot be read ({error.strerror or type(error).__name__})"
         raise CaseError("PTD-903", problem, "check the file and its permissions", path.name) from None
+
+
+def _read_format(path: Path, suffix: str) -> Mapping[str, NDArray[Any]]:
+    reader = {".npy": _read_npy, ".npz": _read_npz, **point_files.READERS}[suffix]
+    try:
+        return reader(path)
+    except (CaseError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged header leads the formats' libraries to whatever they do not check
+        raise _damaged(path, f"{suffix.lstrip('.').upper()} ({type(error).__name__})") from None
 
 
 def _read_bin(path: Path, columns: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -153,7 +162,8 @@ def _jumpiness(rows: Points) -> float:
 
 def _read_npy(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        return _from_array(np.load(path, allow_pickle=False), path.name)
+        # Mapped, for a header may promise more than the file holds, and memory would be taken for it.
+        return _from_array(np.array(np.load(path, allow_pickle=False, mmap_mode="r")), path.name)
     except (ValueError, EOFError):
         raise _damaged(path, "NumPy array") from None
 
@@ -162,7 +172,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             held = {name: np.asarray(archive[name]) for name in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile):
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile):
         raise _damaged(path, "NumPy archive") from None
     if {"x", "y", "z"} <= held.keys():
         return {name: values for name, values in held.items() if values.ndim == 1 and len(values) == len(held["x"])}
@@ -196,13 +206,16 @@ def _clean(fields: Mapping[str, NDArray[Any]], name: str) -> Sweep:
             raise missing_field(axis, list(fields), name)
     notes = []
     known = {field: values for field, values in known.items() if field in COLUMNS and values.dtype.kind in "fiub"}
+    if not {"x", "y", "z"} <= known.keys() or len({values.shape for values in known.values()}) > 1:
+        problem = "not one number a point in each of its fields"
+        raise CaseError("PTD-905", problem, "export x, y, z and the other fields as numbers", name)
     if not len(known["x"]):
         raise CaseError("PTD-901", "there is no point in it", "leave it out, or export the sweep again", name)
     if _swapped(known):
         known = {field: values.byteswap() for field, values in known.items()}
         notes.append("read as big-endian")
     places = np.stack([known[axis].astype(np.float64) for axis in ("x", "y", "z")], axis=1)
-    finite = np.isfinite(places).all(axis=1)
+    finite = (np.abs(places) <= np.finfo(np.float32).max).all(axis=1)
     if not finite.any():
         problem = f"none of {len(places)} points has a finite place"
         raise CaseError("PTD-902", problem, "export the sweep again", name)
