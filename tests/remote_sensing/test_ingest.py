@@ -85,6 +85,60 @@ def test_a_missing_second_date_is_one_sentence(tmp_path):
     assert ([pair.id for pair in pairs], [item.code for item in rejected]) == (["one"], ["PTD-855"])
 
 
+def test_two_images_of_one_name_are_told_and_not_passed_over(tmp_path):
+    write_sides(tmp_path, names=("one",))
+    png(tmp_path / "A" / "one.tif", picture(seed=3))
+    (pair,), (told,) = find_pairs(tmp_path)
+    assert (pair.before.name, told.where, told.code) == ("one.tif", "A/one.png", "PTD-878")
+
+
+def test_pairs_of_one_name_in_two_splits_get_two_ids(tmp_path):
+    write_sides(tmp_path / "train", names=("one", "one-2"))
+    write_sides(tmp_path / "val", names=("one",))
+    assert [pair.id for pair in find_pairs(tmp_path)[0]] == ["one", "one-2", "one-3"]
+
+
+def test_halves_of_xbd_pairs_are_told(tmp_path):
+    png(tmp_path / "images" / "fire_00000001_pre_disaster.png", picture())
+    png(tmp_path / "images" / "fire_00000002_post_disaster.png", picture())
+    pairs, told = find_pairs(tmp_path)
+    assert (pairs, [one.code for one in told]) == ([], ["PTD-855", "PTD-855"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"name,before\none,2020-01-01\n", "KeyError"), ("id\né\n".encode("latin-1"), "UnicodeDecodeError")],
+)
+def test_a_table_of_scenes_that_cannot_be_read_is_one_sentence(tmp_path, content, message):
+    write_sides(tmp_path)
+    (tmp_path / "scenes.csv").write_bytes(content)
+    with pytest.raises(UsageError, match=f"PTD-879 .*scenes.csv: .*{message}"):
+        find_pairs(tmp_path)
+
+
+def test_a_date_of_another_form_is_no_swapped_one(tmp_path):
+    write_sides(tmp_path)
+    (tmp_path / "scenes.csv").write_bytes(b"\xef\xbb\xbfid,before,after\r\none,31.01.2020,01.02.2021\r\ntwo\r\n")
+    (pair,), (told,) = find_pairs(tmp_path)
+    assert (pair.id, pair.dates, told.code) == ("two", ("", ""), "PTD-879")
+    assert told.reason == "'31.01.2020' of one is no date; write YYYY-MM-DD."
+
+
+def test_a_list_in_another_encoding_names_what_is_not_there(tmp_path):
+    write_sides(tmp_path)
+    (tmp_path / "train.txt").write_bytes("\ufeffone.png\r\n".encode() + "é.png\r\n".encode("latin-1"))
+    (pair,), (told,) = find_pairs(tmp_path)
+    assert (pair.id, pair.split, told.code, told.where) == ("one", "train", "PTD-856", "train.txt, line 2")
+
+
+def test_a_label_of_another_size_is_refused_before_it_is_read(tmp_path):
+    vast = {"driver": "GTiff", "count": 1, "height": 10**6, "width": 10**6, "dtype": "uint8", "sparse_ok": True}
+    with rasterio.open(tmp_path / "a.tif", "w", tiled=True, blockxsize=65536, blockysize=65536, **vast):
+        pass
+    with pytest.raises(CaseError, match=r"PTD-860 a.tif: the label has \(1000000, 1000000\)"):
+        read_label(tmp_path / "a.tif", "plain", "label", (40, 50))
+
+
 def test_xbd_pairs_are_known_by_their_names_and_grouped_by_disaster(tmp_path):
     for moment in ("pre", "post"):
         png(tmp_path / "images" / f"flood_0001_{moment}_disaster.png", picture())

@@ -1,5 +1,9 @@
 """Pairs of rasters: what is read, what is masked, and the sentence for each way in which a pair cannot be used."""
 
+import http.server
+import os
+import threading
+
 import numpy as np
 import pytest
 import rasterio
@@ -163,6 +167,41 @@ def test_something_else_and_nothing_are_refused(tmp_path, first):
     text = tmp_path / "text.tif"
     text.write_text("not a raster")
     assert [refusal(first, path).code for path in (text, tmp_path / "none.tif")] == ["PTD-845", "PTD-845"]
+
+
+def test_nothing_that_a_file_names_is_fetched(tmp_path):
+    asked = []
+    vrt = '<VRTDataset rasterXSize="5" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+    vrt += '<SourceFilename relativeToVRT="0">/vsicurl/{0}/a.tif</SourceFilename><SourceBand>1</SourceBand>'
+    vrt += "</SimpleSource></VRTRasterBand></VRTDataset>"
+    wms = '<GDAL_WMS><Service name="TMS"><ServerUrl>{0}/${{z}}.png</ServerUrl></Service><DataWindow><SizeX>5</SizeX>'
+    wms += "<SizeY>4</SizeY></DataWindow><BandsCount>1</BandsCount></GDAL_WMS>"
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def handle(self):
+            asked.append(self.client_address)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        for name, text in (("a.tif", vrt), ("b.png", wms)):
+            (tmp_path / name).write_text(text.format(address))
+            with (
+                pytest.raises(CaseError, match=r"PTD-8(45|53)"),
+                open_pair(tmp_path / name, tmp_path / name, PairConfig(unplaced=True)) as pair,
+            ):
+                list(pair.strips())
+        server.shutdown()
+    assert asked == []
+
+
+def test_a_pipe_is_no_raster_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tif")
+    with (
+        pytest.raises(CaseError, match=r"PTD-845 a.tif: it is a pipe"),
+        open_pair(tmp_path / "a.tif", tmp_path / "a.tif"),
+    ):
+        pass
 
 
 def test_all_nodata_is_refused(tmp_path):

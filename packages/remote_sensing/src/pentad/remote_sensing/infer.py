@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -105,13 +106,13 @@ def _cases(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
         return [
             Case(
                 id=pair.id,
-                files={"before": str(pair.before.resolve()), "after": str(pair.after.resolve())},
+                files={"before": os.path.realpath(pair.before), "after": os.path.realpath(pair.after)},
                 target={"dates": list(pair.dates)} if all(pair.dates) else None,
             )
             for pair in pairs
         ], rejections
     if len(inputs) == 2:
-        before, after = (str(path.resolve()) for path in inputs)
+        before, after = (os.path.realpath(path) for path in inputs)
         return [Case(id="pair", files={"before": before, "after": after})], []
     problem = f"{len(inputs)} inputs that are neither a pair, a folder of pairs nor a case table"
     raise UsageError("PTD-874", problem, "give two rasters, one folder, or cases.jsonl", inputs[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,17 +108,14 @@ def prepare(raw: Path, out: Path, config: PrepareConfig, *, dry_run: bool = Fals
 
 
 def _case(pair: FoundPair, out: Path, config: PrepareConfig, *, dry_run: bool) -> Case:
-    files = {"before": str(pair.before.resolve()), "after": str(pair.after.resolve())}
+    files = {"before": os.path.realpath(pair.before), "after": os.path.realpath(pair.after)}
     roles = [role for role in task_named(config.task).roles if role in pair.labels]
     with open_pair(pair.before, pair.after, config.pair) as images:
         count = sum(int(valid.sum()) for _, _, _, valid in images.strips())
         require_valid(count, pair.before.name)
         for role in roles:
             path = pair.labels[role]
-            label = read_label(path, pair.coding, role)
-            if label.shape != images.shape:
-                problem = f"the label has {label.shape} rows and columns, the images {images.shape}"
-                raise CaseError("PTD-860", problem, "export the label on the images' grid", path.name)
+            label = read_label(path, pair.coding, role, images.shape)
             files[role] = str((out / "labels" / role / f"{pair.id}.tif").resolve())
             if not dry_run:
                 _write_label(Path(files[role]), label, images.before)
@@ -125,7 +123,7 @@ def _case(pair: FoundPair, out: Path, config: PrepareConfig, *, dry_run: bool) -
     return Case(id=pair.id, files=files, target=target, group=pair.group, split=pair.split)  # type: ignore[arg-type]
 
 
-def read_label(path: Path, coding: str, role: str = "label") -> Labels:
+def read_label(path: Path, coding: str, role: str = "label", shape: tuple[int, int] | None = None) -> Labels:
     """Return a label (rows, columns): classes from 0 on, or 255 where it is not known.
 
     Args:
@@ -133,14 +131,18 @@ def read_label(path: Path, coding: str, role: str = "label") -> Labels:
         coding: ``plain`` (numbers; the file's nodata value is not known), ``second`` (colours) or ``xbd`` (0 to 4).
         role: ``label`` (building change: 0 and 1, or 0 and 255; of SECOND, what is not white; of xBD, minor damage and
             more), ``cover_before``, ``cover_after`` or ``damage``.
+        shape: Rows and columns it must have; looked at before it is read.
 
     Raises:
-        CaseError: It cannot be read (PTD-861) or holds an unknown class (PTD-862).
+        CaseError: It cannot be read (PTD-861), has another shape (PTD-860) or holds an unknown class (PTD-862).
     """
     try:
         with rasterio.open(path) as source:
+            if shape and source.shape != shape:
+                problem = f"the label has {source.shape} rows and columns, the images {shape}"
+                raise CaseError("PTD-860", problem, "export the label on the images' grid", path.name)
             values, nodata = source.read(), source.nodata
-    except RasterioError as error:
+    except (RasterioError, UnicodeEncodeError) as error:
         problem = f"the label cannot be read ({type(error).__name__})"
         raise CaseError("PTD-861", problem, "fetch or export it again", path.name) from None
     if coding == "second" and values.shape[0] >= 3:

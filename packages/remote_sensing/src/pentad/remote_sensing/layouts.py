@@ -12,10 +12,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 
 from pentad.core.cases import Rejection, free_id, is_safe_id, safe_id
-from pentad.core.errors import CaseError, NoInputError
+from pentad.core.errors import CaseError, NoInputError, UsageError
 
 SPLITS = ("train", "val", "test")
 _FOLDERS = {"": "", **{split: split for split in SPLITS}, "tier3": "train", "hold": "val"}
@@ -27,7 +28,7 @@ _SIDES = (
     ("before", "after", "label"),
     ("T1", "T2", "GT"),
 )
-_EARLIER = "_pre_disaster"
+_EARLIER, _LATER = "_pre_disaster", "_post_disaster"
 _SECOND_DATES = ("B", "time2", "im2", "after", "T2")
 
 
@@ -61,6 +62,7 @@ def find_pairs(root: Path) -> tuple[list[FoundPair], list[Rejection]]:
 
     Raises:
         NoInputError: There is none of the known layouts (PTD-854).
+        UsageError: There is a scenes.csv that cannot be read (PTD-879).
     """
     pairs: list[FoundPair] = []
     rejected: list[Rejection] = []
@@ -81,26 +83,37 @@ def find_pairs(root: Path) -> tuple[list[FoundPair], list[Rejection]]:
 def _with_safe_ids(pairs: list[FoundPair]) -> list[FoundPair]:
     """The pairs under ids that can name a folder; those that can already keep theirs."""
     taken = {pair.id for pair in pairs if is_safe_id(pair.id)}
+    kept: set[str] = set()
     safe = []
     for pair in pairs:
-        if not is_safe_id(pair.id):
+        if not is_safe_id(pair.id) or pair.id in kept:  # two splits may hold pairs of one name
             pair = replace(pair, id=free_id(safe_id(pair.id), taken))
             taken.add(pair.id)
+        kept.add(pair.id)
         safe.append(pair)
     return safe
 
 
-def _images(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in _IMAGES}
+def _images(root: Path, folder: Path, rejected: list[Rejection]) -> dict[str, Path]:
+    """The images of a folder by name without suffix; of two that differ in their suffix alone the last."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _IMAGES:
+            if other := found.get(path.stem):
+                reason = f"{path.name} beside it goes by the same name; take one of the two away."
+                rejected.append(Rejection(where=other.relative_to(root).as_posix(), code="PTD-878", reason=reason))
+            found[path.stem] = path
+    return found
 
 
 def _from_sides(
     root: Path, folder: Path, sides: tuple[str, str, str], split: str, into: tuple[list[FoundPair], list[Rejection]]
 ) -> None:
-    before, after = (_images(folder / side) for side in sides[:2])
+    before, after = (_images(root, folder / side, into[1]) for side in sides[:2])
     coding = "second" if sides[2] == "label1" else "plain"
     places = {role: (folder / place) for role, place in _label_folders(folder, sides[2], coding).items()}
-    labels = {role: _images(place) for role, place in places.items() if place.is_dir()}
+    held = {place: _images(root, place, into[1]) for place in dict.fromkeys(places.values()) if place.is_dir()}
+    labels = {role: held[place] for role, place in places.items() if place in held}
     listed = {} if split else dict(_listed(root, sides[1], {*before, *after}, into[1]))
     for name in sorted({*before, *after}):
         if name in before and name in after:
@@ -110,9 +123,12 @@ def _from_sides(
                 found = {role: paths[name] for role, paths in labels.items() if name in paths}
                 into[0].append(FoundPair(name, before[name], after[name], found, coding, own))
         else:
-            path = before.get(name) or after[name]
-            reason = f"the other date of {name} is missing; add it, or take this one away."
-            into[1].append(Rejection(where=path.relative_to(root).as_posix(), code="PTD-855", reason=reason))
+            into[1].append(_alone(root, before.get(name) or after[name], name))
+
+
+def _alone(root: Path, path: Path, name: str) -> Rejection:
+    reason = f"the other date of {name} is missing; add it, or take this one away."
+    return Rejection(where=path.relative_to(root).as_posix(), code="PTD-855", reason=reason)
 
 
 def _label_folders(folder: Path, label: str, coding: str) -> dict[str, str]:
@@ -130,7 +146,7 @@ def _listed(root: Path, later: str, known: set[str], rejected: list[Rejection]) 
         for path in (root / "list" / f"{split}.txt", root / f"{split}.txt"):
             if not path.is_file():
                 continue
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
                 where = f"{path.relative_to(root).as_posix()}, line {number}"
                 words = line.replace(",", " ").split()
                 try:
@@ -159,20 +175,26 @@ def _entry(words: list[str], later: str, split: str, known: set[str]) -> Iterato
 
 
 def _from_xbd(root: Path, folder: Path, split: str, rejected: list[Rejection]) -> Iterator[FoundPair]:
-    images = _images(folder / "images")
+    images = _images(root, folder / "images", rejected)
     targets = {
         name: path
         for place in ("targets", "masks")
         if (folder / place).is_dir()
-        for name, path in _images(folder / place).items()
+        for name, path in _images(root, folder / place, rejected).items()
     }
     stems = [name.removesuffix(_EARLIER) for name in images if name.endswith(_EARLIER)]
     listed = {} if split else dict(_listed(root, "", set(stems), rejected))
+    for name, path in images.items():
+        stem = name.removesuffix(_LATER)
+        if name.endswith(_LATER) and stem not in stems:
+            rejected.append(_alone(root, path, stem))
     for stem in stems:
-        after = images.get(f"{stem}_post_disaster")
-        if after and (stem in listed or not listed):
+        after = images.get(f"{stem}{_LATER}")
+        if after is None:
+            rejected.append(_alone(root, images[f"{stem}{_EARLIER}"], stem))
+        elif stem in listed or not listed:
             own = split or listed.get(stem, "")
-            label = targets.get(f"{stem}_post_disaster_target") or targets.get(f"{stem}_post_disaster")
+            label = targets.get(f"{stem}{_LATER}_target") or targets.get(f"{stem}{_LATER}")
             group = stem.rpartition("_")[0]
             labels = {"label": label, "damage": label} if label else {}
             before = images[f"{stem}{_EARLIER}"]
@@ -184,15 +206,29 @@ def _with_dates(root: Path, pairs: list[FoundPair], rejected: list[Rejection]) -
     table = root / "scenes.csv"
     if not table.is_file():
         return pairs
-    with table.open(encoding="utf-8", newline="") as stream:
-        rows = {row["id"]: row for row in csv.DictReader(stream)}
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            rows = {row["id"]: row for row in csv.DictReader(stream)}
+    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
+        problem = f"it is no table with a column 'id' ({type(error).__name__})"
+        raise UsageError("PTD-879", problem, "save it as CSV in UTF-8", table) from None
     kept = []
     for pair in pairs:
         row = rows.get(pair.id, {})
-        dates = str(row.get("before", "")), str(row.get("after", ""))
-        if all(dates) and dates[0] > dates[1]:
+        dates = str(row.get("before") or ""), str(row.get("after") or "")
+        if wrong := next((text for text in dates if text and not _is_date(text)), ""):
+            reason = f"'{wrong}' of {pair.id} is no date; write YYYY-MM-DD."
+            rejected.append(Rejection(where=table.name, code="PTD-879", reason=reason))
+        elif all(dates) and dates[0] > dates[1]:
             reason = f"the dates of {pair.id} are swapped ({dates[0]}, then {dates[1]}); put the earlier image first."
             rejected.append(Rejection(where=table.name, code="PTD-857", reason=reason))
         else:
-            kept.append(replace(pair, dates=dates, group=pair.group or str(row.get("group", ""))))
+            kept.append(replace(pair, dates=dates, group=pair.group or str(row.get("group") or "")))
     return kept
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -30,8 +30,16 @@ _STRIP = 1 << 20  # pixels of a strip, so that what is computed on it stays with
 _SAME_PLACE = 0.01  # of a pixel, by which two grids may differ and still be one
 
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-# Megabytes; GDAL's own default is a twentieth of the machine's memory, whatever a scene needs.
-os.environ.setdefault("GDAL_CACHEMAX", "256")
+_GDAL = {
+    # Megabytes; GDAL's own default is a twentieth of the machine's memory, whatever a scene needs.
+    "GDAL_CACHEMAX": "256",
+    # Whatever it is called, a file may be a list of addresses, as VRT and WMS are: what it names is not fetched.
+    "GDAL_SKIP": "HTTP WMS WMTS WCS EEDA EEDAI PLMOSAIC STACIT STACTA DAAS",
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
+    "GDAL_HTTP_PROXY": "127.0.0.1:9",  # for what the other two leave: a port that refuses
+}
+for _name, _value in _GDAL.items():
+    os.environ.setdefault(_name, _value)
 
 
 @dataclass(frozen=True)
@@ -129,9 +137,11 @@ def open_pair(before: Path, after: Path, config: PairConfig = PairConfig()) -> I
 
 
 def _open(path: Path) -> Any:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise CaseError("PTD-845", "it is a pipe or a device", "give a file", path.name)
     try:
         return rasterio.open(path)
-    except RasterioError as error:
+    except (RasterioError, UnicodeEncodeError) as error:
         if not path.exists():
             raise CaseError("PTD-845", "there is no such file", "correct the path", path.name) from None
         problem = f"it cannot be opened as a raster ({type(error).__name__})"
