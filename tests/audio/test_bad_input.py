@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import soundfile
 from audio.conftest import RATE, tone
 from command import call
 
-from pentad.audio.waveform import read
+from pentad.audio.waveform import read, read_header
+from pentad.core.cases import read_cases
 from pentad.core.errors import CaseError
 
 
@@ -158,3 +160,42 @@ def test_resampling_in_blocks_equals_resampling_at_once(tmp_path):
 def test_a_file_that_is_not_there_is_named():
     with pytest.raises(CaseError, match=r"PTD-712 nowhere.wav: cannot be read"):
         read(Path("/nonexistent/nowhere.wav"), 16_000)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.w64", "a.caf", "a.flac"])
+def test_a_file_that_ends_before_its_header_says_is_refused_in_every_format(tmp_path, name):
+    soundfile.write(tmp_path / name, tone(440, 1.0), RATE)
+    assert read(tmp_path / name, RATE)[0].samples == RATE
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-200])
+    with pytest.raises(CaseError, match=r"PTD-71[34] "):
+        read(tmp_path / name, RATE)
+
+
+def test_a_rate_at_which_nothing_is_heard_is_refused_before_hours_are_made_of_it(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(440, 1.0), 1)
+    with pytest.raises(CaseError, match=r"PTD-718 a.wav: its header states 1 samples a second"):
+        read_header(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("é,fold,category\n".encode("latin-1"), 2),
+        (b"filename,fold,category\nb-1.wav\n", 2),
+        (b"filename,fold,category\nb\x00-1.wav,1,dog\n", 4),
+    ],
+)
+def test_a_table_that_is_none_is_one_sentence(esc, tmp_path, content, code):
+    (esc / "meta.csv").write_bytes(content)
+    done, _ = prepare(esc, tmp_path)
+    assert done.code == code
+    assert re.match(r"PTD-72[36] ", done.sentence())
+
+
+def test_ids_that_end_in_a_number_clash_with_none(tmp_path):
+    for number, name in enumerate(("a.wav", "a.flac", "a-2.wav")):
+        (tmp_path / "raw" / "dog").mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "raw" / "dog" / name, tone(440, 0.5, seed=number), RATE)
+    (tmp_path / "params.yaml").write_text("prepare: {split: {train: 1.0}}\n")
+    assert prepare(tmp_path / "raw", tmp_path)[0].code == 0
+    assert sorted(case.id for case in read_cases(tmp_path / "out" / "cases.jsonl")) == ["dog_a", "dog_a-2", "dog_a-3"]

@@ -181,7 +181,9 @@ def _has(*names: str) -> Callable[[Path], bool]:
 
 def _is_esc(raw: Path) -> bool:
     table = raw / "meta.csv"
-    return (raw / "meta" / "esc50.csv").is_file() or (table.is_file() and "category" in table.open().readline())
+    return (raw / "meta" / "esc50.csv").is_file() or (
+        table.is_file() and "category" in table.open(encoding="utf-8", errors="replace").readline()
+    )
 
 
 LAYOUTS: Mapping[str, tuple[Callable[[Path], bool], Callable[[Path], Listing]]] = {
@@ -210,7 +212,7 @@ def list_entries(raw: Path, layout: str = "auto") -> Listing:
     chosen = layout if layout != "auto" else next(name for name, (fits, _) in LAYOUTS.items() if fits(raw))
     try:
         return LAYOUTS[chosen][1](raw)
-    except (OSError, KeyError, ValueError, IndexError, StopIteration, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, AttributeError, LookupError, TypeError, ValueError, StopIteration, csv.Error) as error:
         problem = f"its lists are not those of the layout '{chosen}' ({type(error).__name__}: {error})"
         raise UsageError("PTD-723", problem, "correct the lists, or name another prepare.layout", raw) from None
 

@@ -26,7 +26,9 @@ SHORTEST_S = 0.05
 _BLOCK_S = 10.0
 _FULL_SCALE = 0.9999
 _CLIPPED_SHARE = 1e-3
-_CUT = re.compile(r"data\s*:\s*(\d+)\s*\(should be (\d+)\)")
+# How libsndfile's log tells it of WAV and CAF, AIFF, AU and W64, in this order.
+_CUT = re.compile(r"\b(?:data|SSND|Data Size|riff)\s*:\s*(\d+)\s*\(should be (\d+)\)")
+_LOWEST_RATE = 1000
 
 
 @dataclass(frozen=True)
@@ -77,20 +79,24 @@ def read_header(path: Path) -> Header:
     """Return a sound file's rate, channels and length.
 
     Raises:
-        CaseError: It is missing, empty, no sound file, or ends before its header says.
+        CaseError: It is missing, empty, no sound file, of a rate at which nothing is heard, or ends before its header
+            says.
     """
     try:
         if path.stat().st_size == 0:
             raise CaseError("PTD-711", "the file is empty", "record or copy it again", path.name)
         info = soundfile.info(str(path), verbose=True)
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror or 'no such file'})"
+    except (OSError, ValueError) as error:  # a ValueError: a name that no file can have
+        problem = f"cannot be read ({getattr(error, 'strerror', '') or 'no such file'})"
         raise CaseError("PTD-712", problem, "correct the path or its permissions", path.name) from None
     except soundfile.LibsndfileError as error:
         raise _undecodable(path, error) from None
     if info.frames == 0 or info.samplerate <= 0:
         raise CaseError("PTD-711", "the file holds no samples", "record or copy it again", path.name)
-    # libsndfile reads a cut-off WAV as a shorter one and says so in its log alone.
+    if info.samplerate < _LOWEST_RATE:
+        problem = f"its header states {info.samplerate} samples a second"
+        raise CaseError("PTD-718", problem, "correct its sample rate, or record it again", path.name)
+    # libsndfile reads a cut-off file without compression as a shorter one and says so in its log alone.
     if (cut := _CUT.search(info.extra_info or "")) and int(cut[2]) < int(cut[1]):
         raise _cut_off(path, int(cut[2]), int(cut[1]), "bytes")
     return Header(int(info.samplerate), int(info.channels), int(info.frames))
