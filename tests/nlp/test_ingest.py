@@ -1,7 +1,9 @@
 """Reading labelled files: every layout, and one sentence for each thing that is wrong, while the rest goes on."""
 
 import gzip
+import io
 import json
+import zipfile
 
 import openpyxl
 import pyarrow
@@ -33,6 +35,43 @@ def test_csv_jsonl_parquet_and_xlsx_say_the_same(tmp_path):
     book.save(tmp_path / "d.xlsx")
     (tmp_path / "e.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
     assert texts(tmp_path) == (ROWS * 5, [])
+
+
+SHEET = (
+    '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{}</sheetData></worksheet>'
+)
+CELL = '<c r="{}" t="inlineStr"><is><t>{}</t></is></c>'
+
+
+def sheet(path, rows, part="xl/worksheets/sheet1.xml"):
+    """Write a workbook, one part of which is replaced."""
+    book = io.BytesIO()
+    openpyxl.Workbook().save(book)
+    with zipfile.ZipFile(book) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, rows if name == part else old.read(name))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (SHEET[:-30], "xl/worksheets/sheet1.xml"),
+        (SHEET.format(f"<row>{CELL.format('!!', 'text')}</row>"), "xl/worksheets/sheet1.xml"),
+        (SHEET.format('<row><c r="A1"><v>many</v></c></row>'), "xl/worksheets/sheet1.xml"),
+        ("<a", "xl/workbook.xml"),
+    ],
+)
+def test_a_damaged_sheet_is_one_refusal(tmp_path, content, part):
+    sheet(tmp_path / "a.xlsx", content, part)
+    assert texts(tmp_path) == ([], ["PTD-776"])
+
+
+def test_stray_cells_far_away_make_no_sheet_endless(tmp_path):
+    head = "".join(CELL.format(f"{place}1", name) for place, name in (("A", "text"), ("B", "label"), ("XFD", "stray")))
+    row = CELL.format("A2", "hello") + CELL.format("B2", "NOT")
+    far = '<row r="100000"><c r="XFD100000"><v>1</v></c></row>'
+    sheet(tmp_path / "a.xlsx", SHEET.format(f'<row r="1">{head}</row><row r="2">{row}</row>{far}'))
+    assert texts(tmp_path) == ([("hello", "NOT")], [])
 
 
 def test_literal_quotes_are_read_with_quoting_off(tmp_path):

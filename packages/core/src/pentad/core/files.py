@@ -71,7 +71,8 @@ def digest_bytes(content: bytes) -> str:
 
 def digest_json(value: Any) -> str:
     """Return the SHA-256 of ``value`` as canonical JSON (sorted keys, no spaces)."""
-    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return digest_bytes(text.encode("utf-8", "surrogatepass"))  # a file's name may be bytes that are no UTF-8
 
 
 def digest_file(path: Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pentad.core.cases import Case, Rejection
-from pentad.core.errors import CaseError, UsageError, nearest
+from pentad.core.errors import CaseError, UsageError, as_text, nearest
 from pentad.nlp.conll import TagReading, blocks, to_document
 from pentad.nlp.documents import Document
 from pentad.nlp.reading import bounded_lines, check_mark, decode, find_files, kind_of, stream_lines
@@ -182,7 +182,7 @@ def read_chunk(case: Case, config: StreamConfig) -> list[Document | Unreadable]:
         raise CaseError("PTD-767", problem, "check it and its rights", path.name) from None
     if hashlib.sha256(content).hexdigest() != held["sha256"]:
         raise CaseError("PTD-802", "the file changed while it was read", "resume the run", path.name)
-    return _parse(content, str(held["kind"]), path.name, int(held["line"]), str(held["header"]), config)
+    return _parse(content, str(held["kind"]), as_text(path.name), int(held["line"]), str(held["header"]), config)
 
 
 def _parse(

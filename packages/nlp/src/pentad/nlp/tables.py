@@ -15,6 +15,7 @@ from pentad.nlp.text import sanitise
 
 Row = dict[str, Any]
 
+_MOST_COLUMNS = 1000  # of a sheet
 _LONGEST_FIELD = 1 << 30  # no limit of csv's: a text that is too long is refused as such, and the next row is read
 
 
@@ -153,19 +154,28 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Row | CaseError]]:
 
 
 def _sheet_rows(path: Path) -> Iterator[tuple[str, Row | CaseError]]:
-    import zipfile
+    # A damaged sheet comes to light anywhere in openpyxl and the XML library below it.
+    try:
+        yield from _first_sheet(path)
+    except CaseError:
+        raise
+    except Exception as error:
+        problem = f"no readable XLSX file ({type(error).__name__})"
+        raise CaseError("PTD-776", problem, "save the sheet again", path.name) from None
 
+
+def _first_sheet(path: Path) -> Iterator[tuple[str, Row | CaseError]]:
     import openpyxl
-    from openpyxl.utils.exceptions import InvalidFileException
 
+    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError, ValueError):
-        raise CaseError("PTD-776", "no readable XLSX file", "save the sheet again", path.name) from None
-    try:
-        cells = book.worksheets[0].iter_rows(values_only=True)
-        names = header_names(["" if cell is None else str(cell) for cell in next(cells, ())], path.name)
-        for number, row in enumerate(cells, 2):
+        sheet = book.worksheets[0]
+        first = next(sheet.iter_rows(max_row=1, max_col=_MOST_COLUMNS, values_only=True), ())
+        names = header_names(["" if cell is None else str(cell) for cell in first], path.name)
+        while names and not names[-1]:  # a stray cell far to the right widens every row
+            names.pop()
+        rows = sheet.iter_rows(min_row=2, max_col=len(names), values_only=True) if names else ()
+        for number, row in enumerate(rows, 2):
             if any(cell is not None for cell in row):
                 yield f"{path.name}, row {number}", dict(zip(names, row, strict=False))
     finally:
