@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,8 @@ def evaluate(
             return _entity_row(document, one, kinds)
         return _class_row(document, one, predictor.settings.labels)
 
-    # A line a document would bury what matters; what failed is still told.
-    logging.getLogger("pentad.core.evaluation").setLevel(logging.WARNING)
-    rows = evaluate_cases(cases, score)
+    with _failures_alone():
+        rows = evaluate_cases(cases, score)
     documents = [from_case(case) for case in cases if case.id in found]
     predictions = [found[document.id] for document in documents]
     table_of = {name: np.array([row.metrics[name] for row in rows if row.status == "ok"]) for name in rows[0].metrics}
@@ -121,6 +121,18 @@ def evaluate(
     failed = sum(row.status == "failed" for row in rows)
     main = "f1" if entities else "macro_f1"
     return f"{predictor.name}: {main} {_show(summary[main])} on {len(rows) - failed} documents, {failed} failed", failed
+
+
+@contextmanager
+def _failures_alone() -> Iterator[None]:
+    """Let core tell of failed documents alone: a line for each would bury what matters."""
+    told = logging.getLogger("pentad.core.evaluation")
+    before = told.level
+    told.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        told.setLevel(before)
 
 
 def _show(entry: Mapping[str, Any]) -> str:
