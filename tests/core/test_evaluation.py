@@ -13,6 +13,7 @@ from pentad.core.evaluation import (
     compare,
     evaluate,
     from_entry,
+    make_room,
     read_json,
     read_rows,
     summarise,
@@ -156,3 +157,18 @@ def test_a_comparison_draws_patients_and_those_without_a_group_alone():
     others = [Row(row.id, row.group, metrics={"dice": 0.0}) for row in rows]
     drawn = paired_difference(values, [0.0] * 5, seed=0, groups=["a", "a", "b", "c3", "c4"])
     assert compare(rows, others, seed=0) == {"dice": to_entry(drawn)}
+
+
+def test_an_evaluation_makes_room_only_where_it_may_and_only_of_another(tmp_path):
+    place = tmp_path / "out"
+    make_room(place, ["labels"], "PTD-999", overwrite=False)
+    place.mkdir()
+    make_room(place, ["labels"], "PTD-999", overwrite=False)
+    (place / "mine.txt").write_text("mine")
+    for overwrite, words in ((False, "something already"), (True, "no evaluation")):
+        with pytest.raises(UsageError, match=f"PTD-999 .*{words}"):
+            make_room(place, ["labels"], "PTD-999", overwrite=overwrite)
+    assert (place / "mine.txt").read_text() == "mine"
+    (place / "labels").mkdir()
+    make_room(place, ["metrics.json", "labels"], "PTD-999", overwrite=True)
+    assert not place.exists()

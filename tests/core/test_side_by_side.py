@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import json
 
-from pentad.core.evaluation import Row
-from pentad.core.side_by_side import draw_training, per_case_csv, read_histories, training_csv
+import pytest
+
+from pentad.core.errors import UsageError
+from pentad.core.evaluation import Row, write_results
+from pentad.core.run import code_version
+from pentad.core.side_by_side import (
+    Evaluation,
+    draw_training,
+    overview,
+    paired_differences,
+    per_case_csv,
+    read_histories,
+    training_csv,
+)
 
 HISTORIES = {
     "net": [{"step": 2.0, "loss": 0.123456789}, {"step": 4.0, "loss": None, "val_f1": 0.5}, {"step": 6.0, "loss": 0.5}],
@@ -39,3 +51,32 @@ def test_every_model_has_a_line_with_its_name():
     assert lines == {"net": [[2.0, 0.123456789], [6.0, 0.5]], "other": [[6.0, 2.0]]}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "cross-entropy")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["net", "other"]
+
+
+def test_two_evaluations_are_stated_with_their_differences_of_the_metrics_asked_for(tmp_path):
+    for name, more in (("net", 0.5), ("rule", 0.0)):
+        rows = [Row(str(n), metrics={"dice": n / 10 + more, "nsd": 0.5}) for n in range(3)]
+        summary = {"dice": {"value": 0.1 + more}}
+        write_results(tmp_path / name, rows, summary, {"model": f"digest of {name}", "seed": 7})
+    first, other = (Evaluation.read(tmp_path / name) for name in ("net", "rule"))
+    assert (first.name, first.folder, first.seed, len(first.rows)) == ("net", tmp_path / "net", 7, 3)
+    paired = paired_differences(first, [other], ["dice"])
+    assert list(paired) == ["net - rule"]
+    assert list(paired["net - rule"]) == ["dice"]
+    assert paired["net - rule"]["dice"]["value"] == pytest.approx(0.5)
+    assert overview("core", [first, other], paired, ["dice", "nsd"], synthetic=True) == {
+        "data": "synthetic",
+        "headline": "dice, nsd",
+        "models": {
+            "net": {"cases": {"scored": 3, "failed": 0}, "dice": {"value": 0.6}},
+            "rule": {"cases": {"scored": 3, "failed": 0}, "dice": {"value": 0.1}},
+        },
+        "paired_difference": paired,
+        "provenance": {
+            "code": code_version("core"),
+            "models": {"net": "digest of net", "rule": "digest of rule"},
+        },
+    }
+    assert overview("core", [first], {}, [], synthetic=False)["data"] == "real"
+    with pytest.raises(UsageError, match="PTD-269"):
+        Evaluation.read(tmp_path / "none")

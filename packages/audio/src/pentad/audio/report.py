@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pentad.audio.statement import Statement
-from pentad.core.evaluation import Row, compare, from_entry, read_json, read_rows
+from pentad.core import side_by_side
+from pentad.core.evaluation import from_entry
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
-from pentad.core.run import code_version
-from pentad.core.side_by_side import draw_training, per_case_csv, read_histories, training_csv
+from pentad.core.side_by_side import (
+    draw_training,
+    overview,
+    paired_differences,
+    per_case_csv,
+    read_histories,
+    training_csv,
+)
 from pentad.core.statement import read_statement
 
 HEADLINE = ("accuracy", "mean_average_precision", "event_f1", "segment_f1")
@@ -24,23 +30,8 @@ SHOWN = (
 PAIRED = ("accuracy", "event_f1_of_case")
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(side_by_side.Evaluation):
     """What the stage evaluate left for one model."""
-
-    name: str
-    folder: Path
-    rows: list[Row]
-    metrics: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path) -> Evaluation:
-        """Return the evaluation in ``folder``.
-
-        Raises:
-            UsageError: There is none.
-        """
-        return cls(folder.name, folder, read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json"))
 
     def events(self) -> dict[str, list[tuple[str, str, str]]]:
         """Onset, offset and label as written, by recording."""
@@ -66,25 +57,9 @@ def report(
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
     data = read_statement(table, Statement)
-    seed = int(first.metrics["provenance"].get("seed", 0))
-    paired = {
-        f"{first.name} - {other.name}": {
-            name: entry for name, entry in compare(first.rows, other.rows, seed).items() if name in PAIRED
-        }
-        for other in others
-    }
-    metrics: dict[str, Any] = {
-        "data": "synthetic" if data.synthetic else "real",
-        "headline": ", ".join(name for name in HEADLINE if name in first.metrics),
-        "models": {
-            entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
-        },
-        "paired_difference": paired,
-        "provenance": {
-            "code": code_version("audio"),
-            "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
-        },
-    }
+    paired = paired_differences(first, others, PAIRED)
+    headline = [name for name in HEADLINE if name in first.metrics]
+    metrics = overview("audio", found, paired, headline, synthetic=data.synthetic)
     shipped = _shipped(first, predictions) if predictions else None
     if shipped is not None:
         metrics["shipped"] = shipped

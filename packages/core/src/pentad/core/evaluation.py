@@ -10,7 +10,8 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -147,6 +148,27 @@ def from_entry(stated: Mapping[str, float | int | None]) -> Interval:
     numbers = [stated[name] for name in ("value", "low", "high")]
     value, low, high = (math.nan if number is None else float(number) for number in numbers)
     return Interval(value, low, high, int(stated["n"] or 0))
+
+
+def make_room(out: Path, marks: Collection[str], code: str, *, overwrite: bool) -> None:
+    """Remove an earlier evaluation if that is allowed; refuse anything else: two evaluations must not mix.
+
+    Args:
+        out: Folder to write.
+        marks: Names by one of which an evaluation is known, or what is left of one that was stopped half-way.
+        code: Of the error.
+        overwrite: Whether it is allowed.
+
+    Raises:
+        UsageError: Something is there, or with ``overwrite`` something that is no evaluation.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise UsageError(code, "there is something already", "choose another folder or give --overwrite", out)
+    if not any((out / name).exists() for name in marks):
+        raise UsageError(code, "there is something that is no evaluation", "choose another folder", out)
+    shutil.rmtree(out)
 
 
 def write_results(folder: Path, rows: Sequence[Row], summary: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 from pentad.core.cases import Case, data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
-from pentad.core.errors import NoInputError, UsageError
-from pentad.core.evaluation import Row, summarise, to_entry, write_results
+from pentad.core.errors import NoInputError
+from pentad.core.evaluation import Row, make_room, summarise, to_entry, write_results
 from pentad.core.evaluation import evaluate as evaluate_cases
 from pentad.core.files import digest_json, write_json, write_text
 from pentad.core.run import provenance
@@ -84,7 +83,7 @@ def evaluate(request: EvaluateRequest) -> tuple[str, int]:
         problem = f"no case of the split '{request.split}'"
         raise NoInputError("PTD-416", problem, "name another split", request.table)
     predictor = load_predictor(request.model, request.device, mirror=config.mirror)
-    _make_room(out, overwrite=request.overwrite)
+    make_room(out, ("metrics.json", "labels"), "PTD-419", overwrite=request.overwrite)
     lesions: list[dict[str, Any]] = []
     ruled: dict[str, list[Row]] = {}
     rules = predictor.rules if predictor.rules and predictor.rules.organ else None
@@ -118,18 +117,6 @@ def evaluate(request: EvaluateRequest) -> tuple[str, int]:
     write_results(out, rows, summary, statement)
     failed = len(rows) - len(scored)
     return f"{predictor.name}: {len(scored)} cases scored, {failed} failed", failed
-
-
-def _make_room(out: Path, *, overwrite: bool) -> None:
-    """Remove an earlier evaluation if that is allowed; refuse anything else: two evaluations must not mix."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise UsageError("PTD-419", "there is something already", "choose another folder or give --overwrite", out)
-    # One that was stopped half-way has label maps only.
-    if not any((out / name).exists() for name in ("metrics.json", "labels")):
-        raise UsageError("PTD-419", "there is something that is no evaluation", "choose another folder", out)
-    shutil.rmtree(out)
 
 
 def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -6,18 +6,24 @@ import csv
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pentad.core import side_by_side
 from pentad.core.cases import Case, read_cases
-from pentad.core.evaluation import Row, compare, from_entry, read_json, read_rows
+from pentad.core.evaluation import from_entry
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
-from pentad.core.run import code_version
-from pentad.core.side_by_side import draw_training, per_case_csv, read_histories, training_csv
+from pentad.core.side_by_side import (
+    draw_training,
+    overview,
+    paired_differences,
+    per_case_csv,
+    read_histories,
+    training_csv,
+)
 from pentad.core.statement import Statement, read_statement
 from pentad.medical.page import three_planes
 from pentad.medical.volumes import canonical, read_label, read_nifti
@@ -40,23 +46,8 @@ PUBLISHED = (
 SIZES_MM = (0.0, 10.0, 20.0, float("inf"))
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(side_by_side.Evaluation):
     """What the stage evaluate left for one model."""
-
-    name: str
-    folder: Path
-    rows: list[Row]
-    metrics: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path) -> Evaluation:
-        """Return the evaluation in ``folder``.
-
-        Raises:
-            UsageError: There is none.
-        """
-        return cls(folder.name, folder, read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json"))
 
     def rules(self) -> dict[str, Any]:
         """Content of rules.json: what each rule of post-processing does; empty without rules."""
@@ -85,25 +76,8 @@ def report(
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
     data = read_statement(table, Statement)
-    seed = int(first.metrics["provenance"].get("seed", 0))
-    paired = {
-        f"{first.name} - {other.name}": {
-            name: entry for name, entry in compare(first.rows, other.rows, seed).items() if name in PAIRED
-        }
-        for other in others
-    }
-    metrics: dict[str, Any] = {
-        "data": "synthetic" if data.synthetic else "real",
-        "headline": ", ".join(HEADLINE),
-        "models": {
-            entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
-        },
-        "paired_difference": paired,
-        "provenance": {
-            "code": code_version("medical"),
-            "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
-        },
-    }
+    paired = paired_differences(first, others, PAIRED)
+    metrics = overview("medical", found, paired, HEADLINE, synthetic=data.synthetic)
     if rules := {entry.name: entry.rules() for entry in found if entry.rules()}:
         metrics["rules"] = rules
     shipped = _shipped(first, predictions) if predictions else None

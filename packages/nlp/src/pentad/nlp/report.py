@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from pentad.core.evaluation import Row, from_entry, read_json, read_rows, to_entry
+from pentad.core import side_by_side
+from pentad.core.evaluation import Row, from_entry, read_json, to_entry
 from pentad.core.files import write_json, write_text
 from pentad.core.metrics import Interval, bootstrap_interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Notice, Table, Text, draw_intervals, style, write_page
-from pentad.core.run import code_version
-from pentad.core.side_by_side import draw_training, per_case_csv, read_histories, training_csv
+from pentad.core.side_by_side import draw_training, overview, per_case_csv, read_histories, training_csv
 from pentad.core.statement import read_statement
 from pentad.nlp import metrics
 from pentad.nlp.statement import Statement
@@ -28,23 +27,8 @@ HEADLINES = {
 TITLES = {"entities": "Named entities", "classes": "Classes of posts"}
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(side_by_side.Evaluation):
     """What the stage evaluate left for one model."""
-
-    name: str
-    folder: Path
-    rows: list[Row]
-    metrics: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path) -> Evaluation:
-        """Return the evaluation in ``folder``.
-
-        Raises:
-            UsageError: There is none.
-        """
-        return cls(folder.name, folder, read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json"))
 
     def json(self, name: str, *, optional: bool = False) -> dict[str, Any]:
         """Return one of its JSON files; empty if it is optional and not there.
@@ -76,21 +60,11 @@ def report(
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
     data = read_statement(table, Statement)
-    seed = int(first.metrics["provenance"].get("seed", 0))
-    paired = {f"{first.name} - {other.name}": _difference(first, other, data, seed) for other in others}
-    content: dict[str, Any] = {
-        "data": "synthetic" if data.synthetic else "real",
-        "headline": ", ".join(HEADLINES[data.task]),
-        "models": {
-            entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
-        },
-        "paired_difference": paired,
-        "bias": {entry.name: bias for entry in found if (bias := entry.json("bias.json", optional=True))},
-        "provenance": {
-            "code": code_version("nlp"),
-            "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
-        },
-    }
+    paired = {f"{first.name} - {other.name}": _difference(first, other, data, first.seed) for other in others}
+    content = overview("nlp", found, paired, HEADLINES[data.task], synthetic=data.synthetic)
+    provenance = content.pop("provenance")
+    content["bias"] = {entry.name: bias for entry in found if (bias := entry.json("bias.json", optional=True))}
+    content["provenance"] = provenance
     if predictions:
         content["shipped"] = _shipped(first, predictions, data)
     write_json(out / "metrics.json", content)
@@ -101,7 +75,7 @@ def report(
     histories = read_histories(runs, [entry.name for entry in found]) if runs else {}
     write_text(out / "report" / "training.csv", training_csv(histories))
     blocks = _blocks(data, found, content, histories)
-    write_page(out / "report" / "index.html", data.name, blocks, content["provenance"], subtitle=TITLES[data.task])
+    write_page(out / "report" / "index.html", data.name, blocks, provenance, subtitle=TITLES[data.task])
     return f"{len(found)} models on {first.metrics['cases']['scored']} documents; see {out / 'report' / 'index.html'}"
 
 

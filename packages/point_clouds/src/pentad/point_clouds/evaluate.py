@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from numpy.typing import NDArray
 
 from pentad.core.cases import Case, data_digest, read_cases
 from pentad.core.config import load_params, to_mapping
-from pentad.core.errors import NoInputError, UsageError
+from pentad.core.errors import NoInputError
 from pentad.core.evaluation import evaluate as evaluate_cases
-from pentad.core.evaluation import to_entry, write_results
+from pentad.core.evaluation import make_room, to_entry, write_results
 from pentad.core.files import digest_json, write_json
 from pentad.core.metrics import statistic_interval
 from pentad.core.run import provenance
@@ -92,7 +91,7 @@ def evaluate(request: EvaluateRequest) -> tuple[str, int]:
     if not cases:
         raise NoInputError("PTD-927", f"no labelled frame of the split '{split}'", "name another split", table)
     predictor = load_predictor(request.model, request.device)
-    _make_room(out, overwrite=request.overwrite)
+    make_room(out, ("metrics.json", MATCHES), "PTD-938", overwrite=request.overwrite)
     found: dict[str, Scored] = {}
 
     def score(case: Case) -> Mapping[str, float]:
@@ -120,18 +119,6 @@ def evaluate(request: EvaluateRequest) -> tuple[str, int]:
     failed = len(rows) - len(scored)
     text = f"{predictor.name}: {len(scored)} frames scored, {failed} failed"
     return (f"{text}; mean AP {summary['mean_ap']['value']:.3f}" if scored else text), failed
-
-
-def _make_room(out: Path, *, overwrite: bool) -> None:
-    """Remove an earlier evaluation if that is allowed; refuse anything else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise UsageError("PTD-938", "there is something already", "choose another folder or give --overwrite", out)
-    # One that was stopped half-way has the matches and no metrics.
-    if not any((out / name).exists() for name in ("metrics.json", MATCHES)):
-        raise UsageError("PTD-938", "there is something that is no evaluation", "choose another folder", out)
-    shutil.rmtree(out)
 
 
 def score_case(predictor: Predictor, case: Case, config: EvaluateConfig) -> Scored:

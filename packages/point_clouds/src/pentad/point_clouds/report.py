@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pentad.core.evaluation import Row, from_entry, read_json, read_rows, to_entry
+from pentad.core import side_by_side
+from pentad.core.evaluation import from_entry, read_json, to_entry
 from pentad.core.files import write_json, write_text
 from pentad.core.metrics import Interval, statistic_interval
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, draw_intervals, write_page
-from pentad.core.run import code_version
-from pentad.core.side_by_side import per_case_csv
+from pentad.core.side_by_side import overview, per_case_csv
 from pentad.core.statement import Statement, read_statement
 from pentad.point_clouds.scoring import DETECTIONS, MATCHES, Scored, class_ap, from_json, mean_ap
 
 _RESAMPLES = 1000
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(side_by_side.Evaluation):
     """What the stage evaluate left for one model."""
 
-    name: str
-    rows: list[Row]
-    metrics: dict[str, Any]
-    frames: dict[str, Scored]
-
-    @classmethod
-    def read(cls, folder: Path) -> Evaluation:
-        """Return the evaluation in ``folder``.
-
-        Raises:
-            UsageError: There is none.
-        """
-        rows, metrics = read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json")
-        return cls(
-            folder.name, rows, metrics, {name: from_json(entry) for name, entry in read_json(folder / MATCHES).items()}
-        )
+    @cached_property
+    def frames(self) -> dict[str, Scored]:
+        """What was matched in each frame."""
+        return {name: from_json(entry) for name, entry in read_json(self.folder / MATCHES).items()}
 
 
 def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Path | None = None) -> str:
@@ -60,18 +47,7 @@ def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Pat
     classes = list(first.metrics["ap_by_distance"])
     headline = [f"{classes[0]}_ap", "mean_ap", "nds"]
     paired = {f"{first.name} - {other.name}": _paired(first, other, classes) for other in others}
-    metrics: dict[str, Any] = {
-        "data": "synthetic" if about.synthetic else "real",
-        "headline": ", ".join(headline),
-        "models": {
-            entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
-        },
-        "paired_difference": paired,
-        "provenance": {
-            "code": code_version("point_clouds"),
-            "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
-        },
-    }
+    metrics = overview("point_clouds", found, paired, headline, synthetic=about.synthetic)
     if predictions is not None:
         metrics["shipped"] = _shipped(evaluations[0], predictions)
     write_json(out / "metrics.json", metrics)
@@ -103,7 +79,6 @@ def _paired(first: Evaluation, other: Evaluation, classes: Sequence[str]) -> dic
     """Differences of average precision on the same draws of frames, with intervals."""
     names = sorted(first.frames.keys() & other.frames.keys())
     groups = {row.id: row.group or row.id for row in first.rows}
-    seed = int(first.metrics["provenance"].get("seed", 0))
 
     def interval(kind: str) -> Interval:
         def difference(places: NDArray[np.intp]) -> float:
@@ -112,7 +87,7 @@ def _paired(first: Evaluation, other: Evaluation, classes: Sequence[str]) -> dic
             return values[0] - values[1]
 
         drawn = [groups[name] for name in names]
-        return statistic_interval(difference, len(names), seed=seed, groups=drawn, resamples=_RESAMPLES)
+        return statistic_interval(difference, len(names), seed=first.seed, groups=drawn, resamples=_RESAMPLES)
 
     return {"mean_ap": to_entry(interval("")), **{f"{kind}_ap": to_entry(interval(kind)) for kind in classes}}
 

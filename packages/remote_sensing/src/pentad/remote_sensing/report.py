@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pentad.core.evaluation import Row, compare, from_entry, read_json, read_rows
+from pentad.core import side_by_side
+from pentad.core.evaluation import from_entry
 from pentad.core.files import write_json, write_text
 from pentad.core.report import SYNTHETIC, Block, Cell, Figure, Table, Text, draw_intervals, write_page
-from pentad.core.run import code_version
-from pentad.core.side_by_side import per_case_csv
+from pentad.core.side_by_side import overview, paired_differences, per_case_csv
 from pentad.core.statement import read_statement
 from pentad.remote_sensing.shipped import compare_shipped
 from pentad.remote_sensing.statement import Statement
@@ -24,27 +23,13 @@ _SUBTITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(side_by_side.Evaluation):
     """What the stage evaluate left for one model."""
-
-    name: str
-    rows: list[Row]
-    metrics: dict[str, Any]
 
     @property
     def task(self) -> Task:
         """What it is an evaluation of."""
         return task_named(str(self.metrics["task"]))
-
-    @classmethod
-    def read(cls, folder: Path) -> Evaluation:
-        """Return the evaluation in ``folder``.
-
-        Raises:
-            UsageError: There is none.
-        """
-        return cls(folder.name, read_rows(folder / "per_case.csv"), read_json(folder / "metrics.json"))
 
 
 def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Path | None = None) -> str:
@@ -59,26 +44,10 @@ def report(table: Path, evaluations: Sequence[Path], out: Path, predictions: Pat
     found = [Evaluation.read(folder) for folder in evaluations]
     first, *others = found
     about = read_statement(table, Statement)
-    seed = int(first.metrics["provenance"].get("seed", 0))
-    paired = {
-        f"{first.name} - {other.name}": {
-            name: entry for name, entry in compare(first.rows, other.rows, seed).items() if name in first.task.headline
-        }
-        for other in others
-    }
-    metrics: dict[str, Any] = {
-        "data": "synthetic" if about.synthetic else "real",
-        "task": first.task.name,
-        "headline": ", ".join(f"{name}_pooled" for name in first.task.headline),
-        "models": {
-            entry.name: {key: value for key, value in entry.metrics.items() if key != "provenance"} for entry in found
-        },
-        "paired_difference": paired,
-        "provenance": {
-            "code": code_version("remote_sensing"),
-            "models": {entry.name: entry.metrics["provenance"].get("model", "") for entry in found},
-        },
-    }
+    paired = paired_differences(first, others, first.task.headline)
+    headline = [f"{name}_pooled" for name in first.task.headline]
+    common = overview("remote_sensing", found, paired, headline, synthetic=about.synthetic)
+    metrics = {"data": common["data"], "task": first.task.name, **common}
     if predictions:
         metrics["shipped"] = compare_shipped(table, first.rows, first.task, predictions)
     write_json(out / "metrics.json", metrics)
