@@ -158,7 +158,7 @@ def test_a_recording_six_times_as_long_takes_no_more_memory(bundle, tmp_path):
     assert peaks[1] < 1.2 * peaks[0]
 
 
-def test_an_official_checkpoint_becomes_a_bundle_by_its_command(tmp_path, sounds):
+def test_an_official_checkpoint_becomes_a_bundle_by_its_command(tmp_path):
     from pentad.audio.models.passt import PaSST, PaSSTConfig
 
     torch.manual_seed(0)

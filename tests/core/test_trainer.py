@@ -82,7 +82,7 @@ def test_sigterm_leaves_a_checkpoint_between_the_regular_ones(whole, tmp_path):
     assert history(tmp_path) == history(whole[2])
 
 
-def test_a_finished_run_resumed_returns_what_it_returned(whole, tmp_path):
+def test_a_finished_run_resumed_returns_what_it_returned(tmp_path):
     first, result = train(tmp_path)
     second, again = train(tmp_path, resume=True)
     assert equal_bits(first, second)

@@ -70,7 +70,7 @@ def test_models_tested_on_other_cases_are_refused(evaluated):
     assert "PTD-601" in done.sentence()
 
 
-def test_a_folder_without_evaluations_is_refused(evaluated, tmp_path):
+def test_a_folder_without_evaluations_is_refused(evaluated):
     (evaluated / "evaluations").rename(evaluated / "elsewhere")
     assert "PTD-601" in compare(evaluated).sentence()
 

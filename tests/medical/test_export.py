@@ -135,7 +135,7 @@ def test_a_scan_segmented_by_monais_transforms_alone_agrees_with_ours(bundles, t
 
 
 @pytest.mark.parametrize("kind", ["monai", pytest.param("onnx", marks=pytest.mark.slow)])
-def test_other_numbers_are_refused_and_leave_nothing(kind, bundles, tmp_path, monkeypatch):
+def test_other_numbers_are_refused_and_leave_nothing(kind, bundles, tmp_path):
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
     # No float is as small as this: what is compared always differs too much.

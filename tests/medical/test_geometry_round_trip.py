@@ -118,7 +118,7 @@ def test_a_segmentation_lies_in_its_place_for_highdicom(written, tmp_path):
     assert_same_places(volume.map_indices_to_reference(index), wanted)
 
 
-def test_the_segmentation_lies_in_its_place_for_simpleitk_reading_the_images(written, tmp_path):
+def test_the_segmentation_lies_in_its_place_for_simpleitk_reading_the_images(written):
     series, _, label, wanted = written
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(series.files[0].parent)))
@@ -136,6 +136,6 @@ def test_all_orientations_of_the_axes_are_tried():
     assert sum(np.linalg.det(axes) < 0 for axes in SIGNED_AXES) == 24
 
 
-def test_a_slice_says_the_place_that_this_test_computes(tmp_path):
+def test_a_slice_says_the_place_that_this_test_computes():
     scan = Scan(shape=SHAPE, spacing=SPACING, origin=tuple(ORIGIN))
     assert np.allclose([float(part) for part in dataset(scan, 2, 1).ImagePositionPatient], places([2, 0, 0], np.eye(3)))

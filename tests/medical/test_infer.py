@@ -72,7 +72,7 @@ def whole(studies, tmp_path_factory) -> Path:
     return out / "r"
 
 
-def test_a_study_gets_label_object_volumes_and_page(whole, studies):
+def test_a_study_gets_label_object_volumes_and_page(whole):
     good = [row for row in worklist(whole) if row["status"] == "ok"]
     assert len(good) == 3
     for row in good:

@@ -149,7 +149,7 @@ def test_an_image_is_no_report(series):
         read_report(series.files[0])
 
 
-def test_headers_that_make_no_report_are_one_sentence(series, label, tmp_path):
+def test_headers_that_make_no_report_are_one_sentence(series, tmp_path):
     with pytest.raises(CaseError, match="PTD-550"):
         write_sr(tmp_path / "sr.dcm", tmp_path / "none.dcm", series, (), Measurements((), {}, {}), MODEL)
     assert list(tmp_path.iterdir()) == []

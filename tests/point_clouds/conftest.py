@@ -83,11 +83,6 @@ def bundle(tmp_path_factory):
     return write_bundle(tmp_path_factory.mktemp("bundle") / "b")
 
 
-@pytest.fixture
-def sweep_file(streets):
-    return streets / "points" / "street-001.bin"
-
-
 def copy_sweep(streets, folder, name, number=1):
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(streets / "points" / f"street-{number:03d}.bin", folder / name)

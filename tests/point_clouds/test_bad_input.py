@@ -64,7 +64,7 @@ def test_every_broken_sweep_fails_alone_and_odd_ones_go_on(tmp_path, streets, bu
     assert good.read_text() == turned.read_text() != ""
 
 
-def test_a_flatformer_takes_fewer_pillars_than_a_group(tmp_path, streets):
+def test_a_flatformer_takes_fewer_pillars_than_a_group(tmp_path):
     write_bundle(tmp_path / "b", "flatformer")
     few = Sweep(np.array([[5, 0, 0, 0.5], [-9, 3, 0, 0.5]], np.float32), ("x", "y", "z", "intensity"))
     write(tmp_path / "few.bin", few)

@@ -25,7 +25,7 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def test_a_published_checkpoint_becomes_a_bundle(tmp_path, checkpoint, streets):
+def test_a_published_checkpoint_becomes_a_bundle(tmp_path, checkpoint):
     (tmp_path / "params.yaml").write_text(GRID)
     words = ["point-clouds", "models", "import", checkpoint, "-o", tmp_path / "b", "--params", tmp_path / "params.yaml"]
     result = call(*words)

@@ -162,7 +162,7 @@ def test_every_broken_file_is_refused_in_one_sentence(tmp_path):
             read(tmp_path / name)
 
 
-def test_no_point_in_the_range_is_said(tmp_path):
+def test_no_point_in_the_range_is_said():
     with pytest.raises(CaseError, match=r"PTD-908 .*all 2000 points lie outside the range x, y, z of 100"):
         within(cloud(), (100, 100, 0), (200, 200, 1))
     assert len(within(cloud(), (0, 0, -5), (50, 50, 5)).points) == 501

@@ -157,7 +157,7 @@ def test_a_perfect_answer_scores_1_in_every_headline(name):
     assert task.score(2 * counts) == pytest.approx(dict(task.score(counts)))
 
 
-def test_maps_of_covers_are_0_outside_the_mask_and_their_transition_is_both(prepared):
+def test_maps_of_covers_are_0_outside_the_mask_and_their_transition_is_both():
     from pentad.remote_sensing.legend import legends
     from pentad.remote_sensing.maps import draw
     from pentad.remote_sensing.strips import Strip

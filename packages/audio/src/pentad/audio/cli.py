@@ -18,8 +18,6 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
-Model = Annotated[str, typer.Option(help="Bundle folder, or OWNER/NAME on the hub.")]
-
 
 @app.command()
 def prepare(
@@ -66,7 +64,7 @@ def train(
 @app.command()
 def evaluate(
     table: options.CaseTable,
-    model: Model,
+    model: options.Model,
     out: options.Out,
     split: options.Split = "test",
     params: options.Params = Path("params.yaml"),
@@ -85,7 +83,7 @@ def evaluate(
 @options.of_batch_run
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Folders or files of sound, or a case table.")],
-    model: Model,
+    model: options.Model,
     batch: options.Batch,
     split: options.Split = "",
     outputs: Annotated[

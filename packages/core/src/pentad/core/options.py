@@ -23,6 +23,7 @@ Params = Annotated[Path, typer.Option(help="The pipeline's params.yaml.")]
 Override = Annotated[
     list[str], typer.Option("--set", help="Override a setting, for instance --set steps=100; repeatable.")
 ]
+Model = Annotated[str, typer.Option(help="Bundle folder, or OWNER/NAME on the hub.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Split = Annotated[str, typer.Option(help="Only the cases of this split of a case table.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; load no weights, write nothing.")]

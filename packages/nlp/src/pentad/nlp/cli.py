@@ -19,7 +19,6 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The models there are, and bundles of them.")
 app.add_typer(models_app, name="models")
 
-Model = Annotated[str, typer.Option(help="Bundle folder, or OWNER/NAME on the hub.")]
 Commercial = Annotated[
     bool, typer.Option("--commercial-only", help="Refuse what has no licence that allows commercial use.")
 ]
@@ -68,7 +67,7 @@ def train(
 @app.command()
 def evaluate(
     table: options.CaseTable,
-    model: Model,
+    model: options.Model,
     out: options.Out,
     split: options.Split = "test",
     params: options.Params = Path("params.yaml"),
@@ -108,7 +107,7 @@ def predict(
         list[Path],
         typer.Argument(help="Folders or files of TXT, CSV, TSV, JSONL or CoNLL, a case table, or - (standard input)."),
     ],
-    model: Model,
+    model: options.Model,
     batch: options.Batch,
     text: Annotated[str, typer.Option(help="Column of the text in CSV, TSV and JSONL.")] = "text",
     quoting: Annotated[bool, typer.Option(help="Whether quotes hold the fields of CSV and TSV together.")] = True,

@@ -18,7 +18,7 @@ from pentad.core.config import to_mapping
 from pentad.core.errors import CaseError, ModelError, UsageError, nearest
 from pentad.core.files import digest_json, write_json
 from pentad.core.run import code_version, provenance
-from pentad.point_clouds.frames import Frame, frame_of, role_of
+from pentad.point_clouds.frames import frame_of, role_of
 from pentad.point_clouds.layouts import FoundFrame, find_frames, named_apart
 from pentad.point_clouds.models import MODELS
 from pentad.point_clouds.outputs import write_cloud, write_frame_page, write_kitti, write_nuscenes
@@ -161,9 +161,9 @@ def _find(predictor: Predictor, outputs: Sequence[str], config: str, case: Case,
     row: dict[str, str | float | int] = {"objects": len(objects), **counts, "points": len(found.points)}
     row |= {f"{stage}_ms": round(1000 * seconds, 2) for stage, seconds in found.seconds.items()}
     row["write_ms"] = round(1000 * (time.perf_counter() - began), 2)
-    return CaseResult(row, _flags(frame, found.notes, len(objects)))
+    return CaseResult(row, _flags(found.notes, len(objects)))
 
 
-def _flags(frame: Frame, notes: Sequence[str], objects: int) -> list[str]:
+def _flags(notes: Sequence[str], objects: int) -> list[str]:
     flags = [flag for word, flag in _FLAGS.items() if any(word in note for note in notes)]
     return flags if objects else [*flags, "no_object"]
