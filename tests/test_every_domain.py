@@ -108,6 +108,26 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_begins(made, t
     assert (done.code, "PTD-241" in done.sentence()) == (2, True)
 
 
+def test_results_among_the_inputs_are_no_inputs(made, tmp_path):
+    shutil.copytree(made.inputs, tmp_path / "inputs")
+    before = replace(made, inputs=tmp_path / "inputs")
+    first = call(*before.predict(tmp_path / "none", "--dry-run"))
+    run_folder = tmp_path / "inputs" / "out" / "r"
+    for name in ("run.json", "worklist.csv", "rejected.jsonl", "cases/a/a.txt", "cases/a/a.wav", "cases/a/a.nii"):
+        (run_folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run_folder / name).write_text("{}")
+    shutil.copytree(made.inputs, run_folder / "cases" / "b")
+    again = call(*before.predict(tmp_path / "none", "--dry-run"))
+    assert (again.code, named(again.out)) == (0, named(first.out))
+
+
+def named(told):
+    """The ids of the cases that a dry run would process."""
+    found = [line.split()[2] for line in told.splitlines() if line.startswith("would process")]
+    assert len(found) >= 3
+    return found
+
+
 def test_of_two_runs_in_one_folder_the_second_is_refused(made, tmp_path):
     with new_run(tmp_path, "r"):
         done = call(*made.predict(tmp_path, "--resume", "r"))
@@ -120,7 +140,9 @@ def test_hostile_names_are_never_markup_or_formulas_and_links_lead_nowhere_unsee
     (made.inputs / f"{EVIL}broken.txt").write_bytes(b"\x00\xff")
     (made.inputs / "circle").symlink_to(made.inputs)
     first = min(path for path in made.inputs.rglob("*") if EVIL in path.name and "broken" not in path.name)
-    (first.parent / f"gone{''.join(first.suffixes)}").symlink_to("nowhere")
+    ends = "".join(first.suffixes)
+    (first.parent / f"gone{ends}").symlink_to("nowhere")
+    (first.parent / f"loop{ends}").symlink_to(f"loop{ends}")
     done = call(*made.predict(tmp_path / "out", "--run", "r"))
     assert done.code == 3, done.err
     pages = list((tmp_path / "out").rglob("*.html"))
@@ -129,7 +151,8 @@ def test_hostile_names_are_never_markup_or_formulas_and_links_lead_nowhere_unsee
     with (tmp_path / "out" / "r" / "worklist.csv").open(newline="") as stream:
         rows = list(csv.reader(stream))
     assert sum(row[1] == "ok" for row in rows) == 3
-    assert [row[1] for row in rows if "gone" in row[0]] in (["failed"], ["rejected"])
+    for name in ("gone", "loop"):
+        assert [row[1] for row in rows if name in row[0]] in (["failed"], ["rejected"])
     assert not [cell for row in rows for cell in row if cell.startswith("=")]
     assert {path.name for path in tmp_path.iterdir()} == {"inputs", "bundle", "out"}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import itertools
 from pathlib import Path
 
@@ -170,6 +171,15 @@ def test_a_truncated_file_is_refused(keep, tmp_path):
     path = save(tmp_path / "a.nii", np.zeros((9, 9, 9), np.int16))
     path.write_bytes(path.read_bytes()[:keep])
     assert refused(path) == "PTD-350"
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_header_that_promises_more_than_its_file_holds_takes_no_memory(tmp_path, name):
+    content = bytearray(save(tmp_path / "small.nii", np.zeros((9, 9, 9), np.int16)).read_bytes())
+    content[40:48] = np.array([3, 2000, 2000, 2500], "<i2").tobytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(CaseError, match=rf"PTD-350 {name}: its header promises 200000003\d\d bytes"):
+        read_grid(tmp_path / name)
 
 
 def test_a_text_file_is_no_nifti(tmp_path):

@@ -74,6 +74,17 @@ def test_stray_cells_far_away_make_no_sheet_endless(tmp_path):
     assert texts(tmp_path) == ([("hello", "NOT")], [])
 
 
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.xlsx"])
+def test_what_unpacks_to_fill_the_memory_is_refused_before(tmp_path, name):
+    empty = bytes(1 << 28) + b"x"
+    if name.endswith("gz"):
+        (tmp_path / name).write_bytes(gzip.compress(empty, 1))
+    else:
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.writestr("xl/sharedStrings.xml", empty)
+    assert texts(tmp_path)[1] == [{"a.csv.gz": "PTD-767", "a.xlsx": "PTD-776"}[name]]
+
+
 def test_literal_quotes_are_read_with_quoting_off(tmp_path):
     (tmp_path / "olid.tsv").write_text('id\ttext\tlabel\n1\t"half a quote\tOFF\n')
     assert texts(tmp_path, PrepareConfig("classes", quoting=False)) == ([('"half a quote', "OFF")], [])

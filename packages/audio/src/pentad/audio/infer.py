@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ from pentad.core.batch import BatchOptions, CaseRecord, CaseResult, dry_run, kep
 from pentad.core.bundle import read_manifest
 from pentad.core.cases import Case, Rejection, free_id, input_digest, read_cases, write_rejections
 from pentad.core.errors import ModelError, UsageError, nearest
-from pentad.core.files import atomic, digest_json, write_json, write_text
+from pentad.core.files import atomic, digest_json, outside_results, write_json, write_text
 from pentad.core.report import Block, Cell, Figure, Notice, Table, write_page
 from pentad.core.run import code_version, provenance
 
@@ -106,12 +107,12 @@ def _cases(request: PredictRequest) -> tuple[list[Case], list[Rejection]]:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", path.relative_to(root).as_posix()).lstrip("._-")[:110] or "recording"
         name = free_id(stem, taken)
         taken.add(name)
-        cases.append(Case(id=name, files={"audio": str(path.resolve())}))
+        cases.append(Case(id=name, files={"audio": os.path.realpath(path)}))
     aside = [
         Rejection(where=path.relative_to(root).as_posix(), code="PTD-742", reason="no sound file by its suffix.")
         for root in request.inputs
         if root.is_dir()
-        for path in sorted(root.rglob("*"))
+        for path in sorted(outside_results(root.rglob("*"), root))
         if path.is_file() and path.suffix.lower() not in SUFFIXES
     ]
     return cases, aside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -106,7 +107,7 @@ def _case(entry: Entry, raw: Path, config: PrepareConfig, seen: dict[str, Entry]
     identity = re.sub(r"[^A-Za-z0-9._-]+", "_", _name(entry.file.with_suffix(""), raw).removeprefix("audio/"))
     return Case(
         id=identity.lstrip("._-")[:120] or "recording",
-        files={"audio": str(entry.file.resolve())},
+        files={"audio": os.path.realpath(entry.file)},
         target={"labels": list(entry.labels), "events": events, "fold": entry.fold},  # type: ignore[dict-item]
         group=entry.group,
         split=split,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pentad.audio.waveform import SUFFIXES
 from pentad.core.errors import UsageError, nearest
+from pentad.core.files import outside_results
 
 Span = tuple[float, float, str]
 
@@ -223,6 +224,6 @@ def sound_files(inputs: list[Path]) -> Iterator[tuple[Path, Path]]:
         if given.is_file():
             yield given, given.parent
         else:
-            for path in sorted(given.rglob("*")):
+            for path in sorted(outside_results(given.rglob("*"), given)):
                 if _is_sound(path):
                     yield path, given

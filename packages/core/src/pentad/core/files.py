@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import stat
 import tempfile
@@ -12,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -62,6 +65,39 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def most_unpacked(path: Path) -> int:
+    """Return how many bytes a packed file may hold at most: a hundred times its own, but never less than 256 MiB.
+
+    Real texts, sheets and arrays stay far below; what is above was made to fill the memory.
+    """
+    return max(1 << 28, 100 * path.stat().st_size)
+
+
+def is_results(folder: Path) -> bool:
+    """Return whether a folder is that of a batch run."""
+    return all((folder / name).is_file() for name in ("run.json", "worklist.csv"))
+
+
+def outside_results(paths: Iterable[Path], root: Path) -> Iterator[Path]:
+    """Leave out and log what lies in the folder of a batch run below ``root``: results are no inputs.
+
+    Args:
+        paths: Below ``root``.
+        root: A folder; if it is a run's itself, that was meant.
+    """
+    known = {root: False}
+
+    def inside(folder: Path) -> bool:
+        if folder not in known:
+            known[folder] = inside(folder.parent)
+            if not known[folder] and is_results(folder):
+                log.warning("left out, the results of a run: %s", folder.relative_to(root))
+                known[folder] = True
+        return known[folder]
+
+    return (path for path in paths if not inside(path.parent))
 
 
 def digest_bytes(content: bytes) -> str:

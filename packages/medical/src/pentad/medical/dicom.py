@@ -17,7 +17,7 @@ from pydantic import Field
 
 from pentad.core.cases import Rejection
 from pentad.core.errors import CaseError
-from pentad.core.files import digest_file
+from pentad.core.files import digest_file, is_results
 from pentad.medical.dicom_geometry import stack
 from pentad.medical.dicom_header import Header, Plane, Unusable, read_header
 from pentad.medical.dicom_pixels import read_pixels, to_hounsfield
@@ -129,6 +129,12 @@ def walk(root: Path) -> tuple[dict[Path, str], list[Rejection]]:
             subfolders.clear()
             continue
         seen.add(place)
+        if Path(folder) != root and is_results(Path(folder)):
+            subfolders.clear()
+            where = Path(folder).relative_to(root).as_posix()
+            reason = "a folder with the results of a run; nothing to do."
+            rejections.append(FileRejection(where=where, code="PTD-320", reason=reason, files=(where,)))
+            continue
         for name in sorted(names):
             path = Path(folder, name)
             files[path] = path.relative_to(root).as_posix()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it mends heade
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SQUARE = 1e-3  # largest cosine between two axes: rounding of a stored quaternion stays below, a shear does not
 _MAX_LABEL = 255
+_DEFLATE_AT_MOST = 1032  # bytes that one compressed byte can stand for
 _HIGHEST_MINIMUM_HU = -100.0
 
 
@@ -165,6 +167,7 @@ def read_grid(path: Path) -> Volume:
         codes = int(image.header["qform_code"]) + int(image.header["sform_code"])
         affine = np.asarray(image.affine, dtype=np.float64)
         shape, kind = tuple(int(size) for size in image.shape), image.get_data_dtype()
+        needed = int(image.dataobj.offset) + math.prod(shape) * kind.itemsize
     except Exception as error:
         raise _unreadable(path, error) from None
     if kind.fields is not None or np.issubdtype(kind, np.complexfloating):
@@ -175,8 +178,17 @@ def read_grid(path: Path) -> Volume:
         shape = shape[:3]
     if len(shape) != 3 or min(shape) < 2:
         raise CaseError("PTD-351", f"an image of {_times(shape)} voxels is no volume", "give a 3-D image", path.name)
+    _check_length(path, needed)
     _check_affine(affine, pixdim, codes, path.name)
     return Volume(np.broadcast_to(np.uint8(0), shape[::-1]), _LPS_FROM_RAS @ affine)
+
+
+def _check_length(path: Path, needed: int) -> None:
+    """Refuse a file that cannot hold its voxels: nibabel takes memory for all of them before it reads."""
+    size = path.stat().st_size * (_DEFLATE_AT_MOST if path.suffix.lower() == ".gz" else 1)
+    if size < needed:
+        problem = f"its header promises {needed} bytes, of which it can hold {size}"
+        raise CaseError("PTD-350", problem, "check that the file is complete", path.name)
 
 
 def _stated_spacing(path: Path, header: Any) -> list[float]:

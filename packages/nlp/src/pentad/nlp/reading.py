@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pentad.core.errors import CaseError
+from pentad.core.files import most_unpacked, outside_results
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +57,20 @@ def read_text(path: Path) -> str:
         CaseError: The file cannot be read, is damaged, or is not UTF-8.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        content = _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "damaged"
         raise CaseError("PTD-767", f"the file cannot be read ({reason})", "fetch it again", path.name) from None
     return decode(content, path.name)
+
+
+def _unpacked(path: Path) -> bytes:
+    most = most_unpacked(path)
+    with gzip.open(path) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise CaseError("PTD-767", f"it unpacks to more than {most} bytes", "unpack it and look into it", path.name)
+    return content
 
 
 def kind_of(path: Path) -> str:
@@ -95,7 +103,8 @@ def find_files(root: Path) -> list[Path]:
     if root.is_file():
         return [root]
     # A link to nowhere is kept, to be refused by name when it is read.
-    inner = (path for path in root.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
+    found = outside_results(root.rglob("*"), root)
+    inner = (path for path in found if path.is_file() or (path.is_symlink() and not path.exists()))
     shown = sorted(path for path in inner if not any(part.startswith(".") for part in path.relative_to(root).parts))
     others = [path.name for path in shown if not kind_of(path) and path.name.split(".")[0] not in _BESIDE]
     if others:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pentad.core.errors import CaseError, nearest
+from pentad.core.files import most_unpacked
 from pentad.nlp.reading import kind_of, read_text
 from pentad.nlp.text import sanitise
 
@@ -165,8 +166,14 @@ def _sheet_rows(path: Path) -> Iterator[tuple[str, Row | CaseError]]:
 
 
 def _first_sheet(path: Path) -> Iterator[tuple[str, Row | CaseError]]:
+    import zipfile
+
     import openpyxl
 
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > most_unpacked(path):
+        raise CaseError("PTD-776", f"it unpacks to {size} bytes", "save the sheet again", path.name)
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
         sheet = book.worksheets[0]

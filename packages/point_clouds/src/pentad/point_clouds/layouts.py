@@ -20,6 +20,7 @@ import numpy as np
 
 from pentad.core.cases import free_id, is_safe_id
 from pentad.core.errors import CaseError, NoInputError
+from pentad.core.files import outside_results
 from pentad.point_clouds.frames import Frame, SweepFile, read_frame, require_pose, to_boxes
 from pentad.point_clouds.labels import kitti_to_objects, pose_of, read_argoverse, read_calibration, read_kitti
 from pentad.point_clouds.nuscenes_tables import read_tables, sample_frame
@@ -62,8 +63,9 @@ def find_frames(root: Path, *, labelled: bool = True) -> list[FoundFrame]:
     for finder in finders:
         if found := list(finder(root)):
             return named_apart(found)
+    below = outside_results(root.rglob("*"), root)
     # A link to nowhere counts, to be refused by name when it is read.
-    inner = (path for path in root.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
+    inner = (path for path in below if path.is_file() or (path.is_symlink() and not path.exists()))
     plain = sorted(path for path in inner if path.suffix.lower() in SUFFIXES)
     if labelled or not plain:
         remedy = "give frames/*.json, or the layout of KITTI, nuScenes or Argoverse 2; see the README"
@@ -96,7 +98,7 @@ def _alone(root: Path, path: Path) -> FoundFrame:
         return FoundFrame(path.stem, path.name, partial(_read_own, path), {})
 
     def read() -> Frame:
-        return Frame(id=name, sweeps=(SweepFile(file=str(path.resolve())),))
+        return Frame(id=name, sweeps=(SweepFile(file=os.path.realpath(path)),))
 
     return FoundFrame(name, path.relative_to(root).as_posix(), read, {})
 
@@ -124,7 +126,7 @@ def _read_posed(name: str, paths: Sequence[Path], earlier: Sequence[int]) -> Fra
     now = poses[earlier[0]]
     back = np.linalg.inv(now)
     sweeps = tuple(
-        SweepFile(file=str(paths[place].resolve()), pose=(back @ poses[place]).tolist()) for place in earlier
+        SweepFile(file=os.path.realpath(paths[place]), pose=(back @ poses[place]).tolist()) for place in earlier
     )
     return Frame(id=name, group=folder.name, sweeps=sweeps, global_pose=now.tolist())
 
@@ -218,7 +220,7 @@ def _read_argoverse(log: Path, files: Sequence[Path]) -> Frame:
     back = np.linalg.inv(poses[first])
     sweeps = tuple(
         SweepFile(
-            file=str(path.resolve()),
+            file=os.path.realpath(path),
             time=(int(path.stem) - first) * 1e-9,
             pose=(back @ poses[int(path.stem)]).tolist(),
         )

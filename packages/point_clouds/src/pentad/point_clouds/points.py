@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pentad.core.errors import CaseError
-from pentad.core.files import atomic
+from pentad.core.files import atomic, most_unpacked
 from pentad.point_clouds import point_files
 
 Points = NDArray[np.float32]
@@ -170,6 +170,10 @@ def _read_npy(path: Path) -> dict[str, NDArray[Any]]:
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
+        with zipfile.ZipFile(path) as entries:
+            size = sum(entry.file_size for entry in entries.infolist())
+        if size > most_unpacked(path):
+            raise CaseError("PTD-903", f"it unpacks to {size} bytes", "export it again", path.name)
         with np.load(path, allow_pickle=False) as archive:
             held = {name: np.asarray(archive[name]) for name in archive.files}
     except (ValueError, EOFError, MemoryError, zipfile.BadZipFile):
