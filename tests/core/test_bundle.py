@@ -153,7 +153,16 @@ def test_a_configuration_that_does_not_fit_is_refused(saved, change):
         load_bundle(saved, "medical", MODELS)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": "pentad-bundle/9"}', '{"format": "pentad-bundle/1"}'])
+def test_a_manifest_whose_files_have_no_digests_is_refused(saved):
+    manifest = json.loads((saved / "bundle.json").read_text())
+    (saved / "bundle.json").write_text(json.dumps({**manifest, "files": ["model.safetensors"]}))
+    with pytest.raises(ModelError, match=r"PTD-502 .*lacks digests by file"):
+        read_manifest(saved)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 100_000, "[]", '{"format": "pentad-bundle/9"}', '{"format": "pentad-bundle/1"}']
+)
 def test_a_manifest_that_cannot_be_read_is_refused(saved, text):
     (saved / "bundle.json").write_text(text)
     with pytest.raises(ModelError, match="PTD-502"):

@@ -120,7 +120,7 @@ def test_a_date_of_another_form_is_no_swapped_one(tmp_path):
     write_sides(tmp_path)
     (tmp_path / "scenes.csv").write_bytes(b"\xef\xbb\xbfid,before,after\r\none,31.01.2020,01.02.2021\r\ntwo\r\n")
     (pair,), (told,) = find_pairs(tmp_path)
-    assert (pair.id, pair.dates, told.code) == ("two", ("", ""), "PTD-879")
+    assert (pair.id, pair.dates, told.code) == ("two", ("", ""), "PTD-875")
     assert told.reason == "'31.01.2020' of one is no date; write YYYY-MM-DD."
 
 

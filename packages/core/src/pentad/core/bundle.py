@@ -267,15 +267,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError("PTD-501", f"no {MANIFEST} in it", "give the folder of a bundle", folder) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError("PTD-502", f"{MANIFEST} cannot be read ({error})", "fetch the bundle again", folder) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise ModelError(
             "PTD-502", f"its format is {found!r}, not '{FORMAT}'", "install the pentad that made it", folder
         )
-    if absent := _FIELDS - set(manifest):
-        problem = f"{MANIFEST} lacks {', '.join(sorted(absent))}"
+    absent = _FIELDS - set(manifest)
+    if absent or not isinstance(manifest["files"], dict):
+        problem = f"{MANIFEST} lacks {', '.join(sorted(absent)) or 'digests by file'}"
         raise ModelError("PTD-502", problem, "fetch the bundle again", folder)
     return manifest
 

@@ -218,7 +218,7 @@ def _with_dates(root: Path, pairs: list[FoundPair], rejected: list[Rejection]) -
         dates = str(row.get("before") or ""), str(row.get("after") or "")
         if wrong := next((text for text in dates if text and not _is_date(text)), ""):
             reason = f"'{wrong}' of {pair.id} is no date; write YYYY-MM-DD."
-            rejected.append(Rejection(where=table.name, code="PTD-879", reason=reason))
+            rejected.append(Rejection(where=table.name, code="PTD-875", reason=reason))
         elif all(dates) and dates[0] > dates[1]:
             reason = f"the dates of {pair.id} are swapped ({dates[0]}, then {dates[1]}); put the earlier image first."
             rejected.append(Rejection(where=table.name, code="PTD-857", reason=reason))
