@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from command import unmeasured
 from core import batch_processors
 
-from pentad.core.batch import BatchOptions, run_batch
+from pentad.core.batch import BatchOptions, merge, run_batch
 from pentad.core.batch.folder import new_run
 from pentad.core.batch.journal import read_journal
 from pentad.core.batch.resuming import files_match
@@ -206,6 +207,36 @@ def test_a_case_that_fails_now_leaves_no_earlier_result_behind(tmp_path, cases, 
     assert not (tmp_path / "a" / "cases" / "c02").exists()
     Path(cases[2].files["image"]).write_text("2")
     assert run_batch(cases, doubling, BatchOptions(tmp_path, resume="a"), IDENTITY) == 0
+
+
+def test_what_others_put_into_a_runs_folder_stops_no_resuming(tmp_path, cases, doubling):
+    run_batch(cases, doubling, BatchOptions(tmp_path, run="a"), IDENTITY)
+    run = tmp_path / "a"
+    shutil.rmtree(run / "cases" / "c01")
+    (run / "cases" / "c01").write_text("a file where a folder was")
+    with (run / "journal.jsonl").open("a") as journal:
+        journal.write("[" * 100_000 + "\n")
+    assert run_batch(cases, doubling, BatchOptions(tmp_path, resume="a"), IDENTITY) == 0
+    assert marks(tmp_path) == {case.id: 2 if case.id == "c01" else 1 for case in cases}
+
+
+def test_a_worklist_that_cannot_be_written_at_the_end_is_no_success(tmp_path, cases, doubling, capsys):
+    run_batch(cases, doubling, BatchOptions(tmp_path, run="a"), IDENTITY)
+    (tmp_path / "a" / "index.html").unlink()
+    (tmp_path / "a" / "index.html").mkdir()
+    assert run_batch(cases, doubling, BatchOptions(tmp_path, resume="a"), IDENTITY) == 3
+    assert "PTD-307 a: the worklist could not be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"shard": "x"}, {"seconds": float("nan")}, {"cases": {"total": "many"}}])
+def test_a_run_whose_statement_was_changed_is_named_and_not_taken_for_another(tmp_path, cases, doubling, change):
+    run_batch(cases, doubling, BatchOptions(tmp_path, run="a"), IDENTITY)
+    statement = tmp_path / "a" / "run.json"
+    statement.write_text(json.dumps({**json.loads(statement.read_text()), **change}))
+    with pytest.raises(UsageError, match=r"PTD-253 .*readable run.json"):
+        run_batch(cases, doubling, BatchOptions(tmp_path, resume="a"), IDENTITY)
+    with pytest.raises(UsageError, match="PTD-253"):
+        merge([tmp_path / "a"], tmp_path / "joined")
 
 
 def test_a_torn_journal_line_costs_only_its_own_case(tmp_path, cases, doubling):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -102,7 +103,9 @@ def read_state(folder: Path) -> RunState:
     path = folder / RUN
     try:
         state = TypeAdapter(RunState).validate_python(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError):
+        if not (re.fullmatch(r"\d{1,6}/\d{1,6}", state.shard) and math.isfinite(state.seconds)):
+            raise ValueError("no shard, or no duration")
+    except (OSError, ValueError, RecursionError, ValidationError):
         raise UsageError("PTD-253", "this is no run folder with a readable run.json", "name another", folder) from None
     if state.format != FORMAT:
         raise UsageError(
@@ -168,6 +171,8 @@ def check_resumable(out: Path, name: str) -> Path:
     """
     folder = out / check_name(name)
     if not folder.is_dir() or not _is_run(folder):
+        if (folder / RUN).exists():
+            read_state(folder)  # it says that this is a run, but not a readable one
         runs = [path.parent.name for path in out.glob(f"*/{RUN}")] if out.is_dir() else []
         hint = nearest(name, runs)
         raise UsageError("PTD-243", f"no run '{name}' to resume here{hint}", "name a run of this folder", out)

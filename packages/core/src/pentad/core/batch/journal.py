@@ -141,7 +141,7 @@ def _whole_records(path: Path) -> Iterator[CaseRecord]:
             content = json.loads(line)
             check = content.pop("check")
             record = CaseRecord.model_validate(content)
-        except (ValueError, AttributeError, KeyError, TypeError, ValidationError):
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError, ValidationError):
             log.warning("line %d of %s is damaged and left out: its case counts as not done", number, path.name)
             continue
         if digest_json(content)[:16] == check:

@@ -289,6 +289,7 @@ class BatchRun:
             write_index(self.folder, self.all_records(), self.state)
             write_state(self.folder, self.state)
         except OSError as error:
+            self.state.exit_code = code or 3
             return [
                 f"{NOT_STORED} {self.folder.name}: the worklist could not be written ({error.strerror}); {_RESUME}."
             ]
@@ -320,7 +321,7 @@ def _not_stored(error: OSError, outcome: Outcome) -> Outcome:
 
 
 def _remove(folder: Path) -> None:
-    if folder.is_symlink():  # never what it points to
-        folder.unlink()
-    elif folder.exists():
+    if folder.is_dir() and not folder.is_symlink():  # never what it points to
         shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
