@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from command import call
 from point_clouds.conftest import copy_sweep, write_bundle
+from pyarrow import feather
 
 from pentad.core.errors import CaseError, UsageError
 from pentad.point_clouds.layouts import find_frames
@@ -187,6 +189,52 @@ def test_a_camera_frame_is_noticed_by_its_vertical(tmp_path, streets):
     result = call("point-clouds", "check", Path(tmp_path))
     assert result.code == 3
     assert "spread least along y" in result.out
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new", "code"),
+    [
+        ("label_2", "20.44", "nan", "PTD-915"),
+        ("label_2", "1.50", "-1.50", "PTD-911"),
+        ("calib", "R0_rect: 1", "R0_rect: 0", "PTD-914"),
+        ("calib", "-1", "nan", "PTD-914"),
+    ],
+)
+def test_numbers_of_kitti_that_give_no_place_are_refused(tmp_path, streets, part, old, new, code):
+    kitti(tmp_path)
+    copy_sweep(streets, tmp_path / "training" / "velodyne", "000000.bin")
+    file = tmp_path / "training" / part / "000000.txt"
+    file.write_text(file.read_text().replace(old, new))
+    (found,) = find_frames(tmp_path)
+    with pytest.raises(CaseError, match=f"^{code} 000000.txt"):
+        found.read()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "code"),
+    [
+        ("annotations", {"length_m": "long"}, "PTD-916"),
+        ("annotations", {"length_m": None}, "PTD-911"),
+        ("city_SE3_egovehicle", {"timestamp_ns": None}, "PTD-918"),
+        ("city_SE3_egovehicle", {"qw": 0.0}, "PTD-913"),
+    ],
+)
+def test_columns_of_argoverse_that_give_no_place_are_refused(tmp_path, file, change, code):
+    turn = {"qw": [1.0], "qx": [0.0], "qy": [0.0], "qz": [0.0]}
+    held = {"timestamp_ns": [7], **turn, **{f"t{axis}_m": [1.0] for axis in "xyz"}}
+    sides = {f"{side}_m": [2.0] for side in ("length", "width", "height")}
+    tables = {
+        "annotations": {**held, **sides, "num_interior_pts": [5], "category": ["BUS"]},
+        "city_SE3_egovehicle": held,
+    }
+    (tmp_path / "sensors" / "lidar").mkdir(parents=True)
+    for name, columns in tables.items():
+        changed = {key: [value] for key, value in change.items()} if name == file else {}
+        feather.write_feather(pyarrow.table({**columns, **changed}), tmp_path / f"{name}.feather")
+    (tmp_path / "sensors" / "lidar" / "7.feather").write_bytes(b"")
+    (found,) = find_frames(tmp_path)
+    with pytest.raises(CaseError, match=f"^{code} "):
+        found.read()
 
 
 def damaged(good, name):

@@ -65,11 +65,15 @@ def from_case(case: Case) -> Document:
     """Return the document of a case.
 
     Raises:
-        CaseError: The case holds no text.
+        CaseError: The case holds no text, or words that are no spans.
     """
     held: Any = case.target
     if not isinstance(held, dict) or not isinstance(held.get("text"), str):
         raise CaseError("PTD-764", "the case holds no text", "write the table with pentad nlp prepare", case.id)
-    words = tuple((int(start), int(end)) for start, end in held.get("words", ()))
+    try:
+        words = tuple((int(start), int(end)) for start, end in held.get("words", ()))
+    except (TypeError, ValueError):
+        problem = "its words are no pairs of numbers"
+        raise CaseError("PTD-764", problem, "write the table with pentad nlp prepare", case.id) from None
     tags = tuple(str(tag) for tag in held.get("tags", ()))
     return Document(case.id, str(held["text"]), words, tags, str(held.get("label", "")), case.group, case.split)

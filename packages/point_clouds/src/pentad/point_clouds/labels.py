@@ -94,7 +94,10 @@ def read_calibration(path: Path) -> Calibration:
     except (KeyError, ValueError):
         problem = "no KITTI calibration with P2, R0_rect and Tr_velo_to_cam"
         raise CaseError("PTD-914", problem, "fetch it again", path.name) from None
-    return Calibration(rectify @ place, projection)
+    to_camera = rectify @ place
+    if not (np.isfinite(projection).all() and np.isfinite(to_camera).all() and abs(np.linalg.det(to_camera)) > 1e-6):
+        raise CaseError("PTD-914", "its matrices are not finite or lead nowhere", "fetch it again", path.name)
+    return Calibration(to_camera, projection)
 
 
 def read_kitti(path: Path) -> list[KittiRow]:
@@ -112,7 +115,7 @@ def read_kitti(path: Path) -> list[KittiRow]:
             values = [float(word) for word in words[1:]]
         except ValueError:
             values = []
-        if len(values) not in (_KITTI_NUMBERS, _KITTI_NUMBERS + 1):
+        if len(values) not in (_KITTI_NUMBERS, _KITTI_NUMBERS + 1) or not all(map(math.isfinite, values)):
             problem = f"line {number} has {len(words)} words that are no KITTI object"
             raise CaseError("PTD-915", problem, "give type, 14 numbers and, for results, a score", path.name)
         if words[0] != NOT_CARED and abs(values[13]) > 2 * math.pi + 0.01:
@@ -323,11 +326,12 @@ def read_argoverse(path: Path, timestamp: int) -> Objects:
             ]
             for k in rows
         ]
+        places = np.array(boxes, dtype=np.float64).reshape(-1, 7)
         counts = np.array([table["num_interior_pts"][k] for k in rows], dtype=np.int64)
         kinds = tuple(str(table["category"][k]).lower() for k in rows)
-    except (ArrowException, KeyError, OSError) as error:
+    except (ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         problem = f"no annotations of Argoverse 2 ({type(error).__name__} {error})".replace("\n", " ")
         raise CaseError("PTD-916", problem, "give the log's annotations.feather", path.name) from None
-    objects = make_objects(np.array(boxes, dtype=np.float64).reshape(-1, 7), kinds, points=counts)
+    objects = make_objects(places, kinds, points=counts)
     require_boxes(objects, path.name)
     return objects

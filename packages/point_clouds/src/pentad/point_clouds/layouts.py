@@ -21,7 +21,7 @@ import numpy as np
 from pentad.core.cases import free_id, is_safe_id
 from pentad.core.errors import CaseError, NoInputError
 from pentad.core.files import outside_results
-from pentad.point_clouds.frames import Frame, SweepFile, read_frame, require_pose, to_boxes
+from pentad.point_clouds.frames import Frame, SweepFile, read_frame, require_boxes, require_pose, to_boxes
 from pentad.point_clouds.labels import kitti_to_objects, pose_of, read_argoverse, read_calibration, read_kitti
 from pentad.point_clouds.nuscenes_tables import read_tables, sample_frame
 from pentad.point_clouds.points import SUFFIXES
@@ -185,6 +185,7 @@ def _read_kitti(points: Path, label: Path | None, calib: Path, split: str) -> Fr
     if label is None or not label.is_file():
         return frame
     objects = kitti_to_objects(read_kitti(label), read_calibration(calib))
+    require_boxes(objects, label.name)
     return frame.model_copy(update={"boxes": to_boxes(objects)})
 
 
@@ -217,6 +218,9 @@ def _read_argoverse(log: Path, files: Sequence[Path]) -> Frame:
     if first not in poses:
         problem = f"there is no pose of the time {first}"
         raise CaseError("PTD-918", problem, "give the log's city_SE3_egovehicle.feather", files[0].name)
+    for path in files:
+        if int(path.stem) in poses:
+            require_pose(poses[int(path.stem)], path.name)
     back = np.linalg.inv(poses[first])
     sweeps = tuple(
         SweepFile(
@@ -248,6 +252,6 @@ def _argoverse_poses(path: Path) -> dict[int, np.ndarray[tuple[int, ...], np.dty
         quaternions = zip(*(table[f"q{axis}"] for axis in "wxyz"), strict=True)
         places = zip(table["timestamp_ns"], translations, quaternions, strict=True)
         return {int(time): pose_of(moved, turned) for time, moved, turned in places}
-    except (ArrowException, KeyError, OSError, ValueError):
+    except (ArrowException, KeyError, OSError, TypeError, ValueError):
         problem = "there are no readable poses"
         raise CaseError("PTD-918", problem, "give the log's city_SE3_egovehicle.feather", path.name) from None

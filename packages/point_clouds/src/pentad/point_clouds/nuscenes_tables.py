@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pentad.core.errors import CaseError, UsageError
-from pentad.point_clouds.frames import Frame, SweepFile, to_boxes
+from pentad.point_clouds.frames import Frame, SweepFile, require_pose, to_boxes
 from pentad.point_clouds.labels import nuscenes_to_objects, pose_of
 from pentad.point_clouds.points import NUSCENES
 
@@ -144,7 +144,9 @@ def _sample_frame(tables: Tables, root: Path, token: str, earlier: int) -> Frame
 
 
 def _pose(entry: Record) -> NDArray[np.float64]:
-    return pose_of(entry["translation"], entry["rotation"])
+    pose = pose_of(entry["translation"], entry["rotation"])
+    require_pose(pose, "nuScenes pose")
+    return pose
 
 
 def _result(tables: Tables, box: Record) -> dict[str, Any]:
