@@ -37,6 +37,14 @@ def test_csv_jsonl_parquet_and_xlsx_say_the_same(tmp_path):
     assert texts(tmp_path) == (ROWS * 5, [])
 
 
+def test_documents_of_files_of_one_name_have_ids_of_their_own(tmp_path):
+    for name in ("a-2.csv", "x/a.csv", "y/a.csv", "z/a-2.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"text,label\n{name},NOT\n")
+    documents, _ = read_documents(tmp_path, CLASSES)
+    assert [document.id for document in documents] == ["a-2-000001", "a-000001", "a-3-000001", "a-2-2-000001"]
+
+
 SHEET = (
     '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{}</sheetData></worksheet>'
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from pentad.core.cases import Rejection, assign_splits, write_cases, write_rejections
+from pentad.core.cases import Rejection, assign_splits, free_id, write_cases, write_rejections
 from pentad.core.errors import CaseError, NoInputError, UsageError, nearest
 from pentad.core.files import write_text
 from pentad.core.statement import FILE as STATEMENT
@@ -136,12 +136,12 @@ def read_documents(raw: Path, config: PrepareConfig) -> tuple[list[Document], li
     """
     documents: list[Document] = []
     refused: list[Rejection] = []
-    names: Counter[str] = Counter()
+    taken: set[str] = set()
     for path, split in _files(raw, config):
         # Two folders may hold files of one name; the id must not depend on where the data lie.
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name.split(".")[0]).strip("-._") or "file"
-        names[stem] += 1
-        prefix = stem if names[stem] == 1 else f"{stem}-{names[stem]}"
+        prefix = free_id(stem, taken)
+        taken.add(prefix)
         before = len(documents) + len(refused)
         try:
             for found in _read_file(path, prefix, config):
