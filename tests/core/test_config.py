@@ -57,6 +57,8 @@ def test_overrides_win_at_every_depth(tmp_path):
         ("just text", "not a mapping of sections"),
         ("train: [1, 2]", r"PTD-213 .*\[1, 2\] is no mapping of settings"),
         ("train: {steps: 3, steps: 4}", "PTD-211 .*'steps' stands twice"),
+        ("train: {steps: 3, optimiser: {learning_rate: .nan}}", "PTD-211 .*'.nan' is no finite number"),
+        ("train: {steps: 3, optimiser: {learning_rate: -.inf}}", "PTD-211 .*'-.inf' is no finite number"),
         ("train: {steps: 2026-02-30}", "PTD-211 .*day"),
         ("train: " + "[" * 600, "PTD-211 .*nested too deeply"),
         ('train: {steps: 3, "a\\e[31m\\nb": 1}', r"unknown setting 'a\\x1b\[31m\\nb'"),

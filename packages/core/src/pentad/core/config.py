@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,8 +66,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[last] = _load_yaml(text, where, "correct the value, or put it in quotes")
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """YAML as its standard has it; PyYAML alone lets the later of two equal keys win in silence."""
+class _Strict(yaml.SafeLoader):
+    """YAML without what would go wrong in silence: of two equal keys the later would win, and NaN passes any limit."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -78,10 +79,19 @@ class _EachKeyOnce(yaml.SafeLoader):
                 seen.add(key.value)
         return node
 
+    def construct_finite(self, node: yaml.ScalarNode) -> float:
+        number = self.construct_yaml_float(node)
+        if not math.isfinite(number):
+            raise yaml.constructor.ConstructorError(problem=f"'{node.value}' is no finite number")
+        return number
+
+
+_Strict.add_constructor("tag:yaml.org,2002:float", _Strict.construct_finite)
+
 
 def _load_yaml(text: str, where: str | Path, remedy: str) -> Any:
     try:
-        return yaml.load(text, _EachKeyOnce)
+        return yaml.load(text, _Strict)
     except (yaml.YAMLError, ValueError) as error:  # a ValueError: a day there never was, a number of 5,000 digits
         problem = " ".join(str(error).split())
     except RecursionError:
