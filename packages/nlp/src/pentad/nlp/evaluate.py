@@ -84,9 +84,15 @@ def evaluate(
 
     with _failures_alone():
         rows = evaluate_cases(cases, score)
-    documents = [from_case(case) for case in cases if case.id in found]
+    scored = {row.id: row.metrics for row in rows if row.status == "ok"}
+    if not scored:
+        problem = f"no document of the split '{split}' could be scored; the first: {rows[0].reason.rstrip('.')}"
+        raise NoInputError("PTD-797", problem, "prepare the data again", table)
+    cases = [case for case in cases if case.id in scored]
+    documents = [from_case(case) for case in cases]
     predictions = [found[document.id] for document in documents]
-    table_of = {name: np.array([row.metrics[name] for row in rows if row.status == "ok"]) for name in rows[0].metrics}
+    names = next(iter(scored.values()))
+    table_of = {name: np.array([row[name] for row in scored.values()]) for name in names}
     if entities:
         summary = _entity_summary(table_of, kinds, config.seed)
         confidence, right = _word_confidence(documents, predictions)
@@ -105,7 +111,7 @@ def evaluate(
         seed=config.seed,
         model=predictor.digest,
         config=digest_json(to_mapping(config)),
-        data=data_digest([case for case in cases if case.id in found]),
+        data=data_digest(cases),
     )
     write_results(out, rows, summary, statement)
     write_json(
