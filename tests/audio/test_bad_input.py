@@ -14,8 +14,9 @@ import soundfile
 from audio.conftest import RATE, tone
 from command import call
 
+from pentad.audio.dataset import ClipConfig, Clips
 from pentad.audio.waveform import read, read_header
-from pentad.core.cases import read_cases
+from pentad.core.cases import Case, read_cases
 from pentad.core.errors import CaseError
 
 
@@ -199,3 +200,24 @@ def test_ids_that_end_in_a_number_clash_with_none(tmp_path):
     (tmp_path / "params.yaml").write_text("prepare: {split: {train: 1.0}}\n")
     assert prepare(tmp_path / "raw", tmp_path)[0].code == 0
     assert sorted(case.id for case in read_cases(tmp_path / "out" / "cases.jsonl")) == ["dog_a", "dog_a-2", "dog_a-3"]
+
+
+def test_an_event_that_ends_after_its_recording_is_refused_alone(tmp_path):
+    (tmp_path / "audio").mkdir()
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / "audio" / f"{name}.wav", tone(400 if name == "a" else 500, 1.0), RATE)
+    lines = ("filename\tonset\toffset\tevent_label", "a.wav\t0.5\t1.0\tdog", "b.wav\t0.5\t1.5\tdog")
+    (tmp_path / "strong.tsv").write_text("".join(line + "\n" for line in lines))
+    (tmp_path / "params.yaml").write_text("prepare: {layout: strong}\n")
+    out = tmp_path / "out"
+    done = call("audio", "prepare", tmp_path, "-o", out, "--params", tmp_path / "params.yaml")
+    assert done.code == 3, done.err
+    (refused,) = map(json.loads, (out / "rejected.jsonl").read_text().splitlines())
+    assert (refused["where"], refused["code"]) == ("audio/b.wav", "PTD-728")
+
+
+@pytest.mark.parametrize("target", [{"labels": []}, {}])
+def test_a_case_without_labels_cannot_be_trained_on(target, sounds):
+    case = Case(id="x", files={"audio": str(next(sounds.rglob("*.wav")))}, target=target)
+    with pytest.raises(CaseError, match="PTD-735"):
+        Clips([case], ClipConfig(("high", "low"), RATE, RATE, exclusive=True))[0]

@@ -73,3 +73,10 @@ def test_lists_of_another_layout_are_refused_with_a_sentence(tmp_path):
 def test_an_unknown_layout_is_named_with_its_nearest(tmp_path):
     with pytest.raises(UsageError, match=r"PTD-722 'folder' is no layout \(did you mean 'folders'\?\)"):
         list_entries(tmp_path, "folder")
+
+
+def test_audioset_without_its_names_keeps_identifiers_and_reports_a_short_line(tmp_path):
+    files = {"eval_segments.csv": '# YTID\nabc, 0.000, 10.000, "/m/1"\nabd, 0.000, 10.000\n', "abc_0.wav": ""}
+    listing = list_entries(write(tmp_path, files))
+    assert [entry.labels for entry in listing.entries] == [("/m/1",)]
+    assert len(listing.problems) == 1

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,46 @@ def test_an_official_checkpoint_becomes_a_bundle_by_its_command(tmp_path):
     x = torch.randn(1, 150, 128)
     with torch.no_grad():
         assert torch.equal(tagger.model(x).clip, model.eval()(x).clip)
+
+
+@pytest.mark.parametrize("names", ["a\nb\n", "a\nb\nb\n", None])
+def test_a_list_of_classes_that_does_not_fit_a_checkpoint_is_refused(names, tmp_path):
+    from pentad.audio.models.passt import PaSST, PaSSTConfig
+
+    torch.save(_official(PaSST(PaSSTConfig(classes=3, dim=64, depth=1, heads=1, frames=200))), tmp_path / "passt.pt")
+    if names:
+        (tmp_path / "classes.txt").write_text(names)
+    options = ("--model", "passt", "-o", tmp_path / "bundle", "--classes", tmp_path / "classes.txt")
+    done = call("audio", "models", "import", tmp_path / "passt.pt", *options, "--set", "frames=200")
+    assert done.code == 2
+    assert "PTD-747" in done.sentence()
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_checkpoint_without_names_of_classes_numbers_them(tmp_path):
+    from pentad.audio.models.passt import PaSST, PaSSTConfig
+
+    torch.save(_official(PaSST(PaSSTConfig(classes=3, dim=64, depth=1, heads=1, frames=200))), tmp_path / "passt.pt")
+    options = ("--model", "passt", "-o", tmp_path / "bundle", "--set", "frames=200")
+    done = call("audio", "models", "import", tmp_path / "passt.pt", *options)
+    assert done.code == 0, done.err
+    assert load_tagger(str(tmp_path / "bundle")).settings.classes == ("class_0", "class_1", "class_2")
+
+
+def test_a_kaldi_front_end_is_normalised_by_the_training_recordings_unless_told(prepared):
+    from pentad.audio.frontends import FrontEnd, kaldi_fbank
+    from pentad.audio.train import front_end_for
+
+    cases = read_cases(prepared, "train")
+    published = kaldi_fbank()
+    assert front_end_for(published, cases) == published
+    asked = kaldi_fbank(0.0, 0.5)
+    found = front_end_for(asked, cases)
+    plain = FrontEnd(asked)
+    mels = [plain.log_mel(torch.from_numpy(read(Path(case.files["audio"]), 16_000)[1])[None]) for case in cases]
+    values = torch.cat([mel.flatten() for mel in mels]).double()
+    assert found.mean == pytest.approx(float(values.mean()), abs=1e-5)
+    assert found.std == pytest.approx(float(values.std(correction=0)), abs=1e-5)
 
 
 def _official(model):
