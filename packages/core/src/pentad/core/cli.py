@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -138,8 +137,6 @@ def plan(
 
 def main() -> None:
     """Run the command; every foreseen error is one sentence on stderr and its exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name the terminal's encoding lacks is shown as stderr shows it
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run(sys.argv[1:])
     except typer.Exit as end:
