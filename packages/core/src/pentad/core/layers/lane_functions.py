@@ -85,7 +85,7 @@ def _power(context: Any, builder: Any, factor: Any, value: Any) -> Any:
 
 
 def _power_avx512(builder: Any, factor: Any, value: Any) -> Any:
-    """Emit 2 to the power of a product of sixteen float32 values, below `STEEPEST`, with the scaling made for it.
+    """Emit 2 to the power of a product of sixteen float32 values, below 1e14 in size, with the scaling made for it.
 
     Rounding within a fused sum takes one instruction less than multiplying first, and loses nothing of the product.
     """
@@ -164,7 +164,7 @@ def bounded(typing: Any, value: Lanes, limit: Lanes) -> Any:
 
 @emitted
 def power(typing: Any, factor: Lanes, value: Lanes) -> Any:
-    """Return 2^(factor * value) of each lane; the product must not be beyond `STEEPEST`."""
+    """Return 2^(factor * value) of each lane; the product must stay below 1e14 in size."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _power(context, builder, *args)
