@@ -1,12 +1,14 @@
 """Reruns every side-by-side measurement, and puts what all of them found into benchmarks/results.json.
 
-    python benchmarks/every.py [NAME…] [--collect] [--peers FOLDER]
+    python benchmarks/every.py [NAME…] [--collect] [--peers FOLDER] [--ct SCAN]
 
 Without names all are measured, one after the other, which takes about an hour on two quiet cores; with ``--collect``
 nothing is measured and the figures at hand are put together. A measurement that fails is named at the end, keeps its
-former figures and makes the exit code 1. Each script says in its own words what it compares and how; its .json and .md
-lie beside it. A row of results.json is one comparison: ``time`` and ``memory`` (null where not measured) are the peer's
-as multiples of ours in the same run, and ``foreign`` says whether the peer is another project's code.
+former figures and makes the exit code 1. The comparison with nnU-Net takes the CT that is named, a NIfTI file or a
+folder of DICOM, or else a synthetic one, and the weights of pipelines/liver_seg where it has run. Each script says in
+its own words what it compares and how; its .json and .md lie beside it. A row of results.json is one comparison:
+``time`` and ``memory`` are the peer's as multiples of ours in the same run, and ``foreign`` says whether the peer is
+another project's code.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pentad.core.files import write_json
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-SCAN = ROOT / "data/medical/liver/studies/liver-001"
+BUNDLE = ROOT / "pipelines/liver_seg/bundles/dynunet"
 Row = dict[str, Any]
 
 
@@ -69,7 +71,8 @@ def of_medical(found: Any) -> Iterator[Row]:
         for part, memory in (("studies", "peak_mb"), ("windows", "extra_mb")):
             ours, *others = parts.get(part, [{}])
             for entry in others:
-                what = f"CT, {configuration}, {'files to files' if part == 'studies' else 'array to logits'}"
+                way = "files to files" if part == "studies" else "array to logits"
+                what = f"{parts['data']}, {configuration}, {way}"
                 peer = entry["variant"].replace("nnunet", "nnU-Net")
                 time = entry["cpu_seconds"] / ours["cpu_seconds"]
                 yield row(what, peer, time, entry[memory] / ours[memory], foreign=True)
@@ -103,7 +106,7 @@ EVERY: dict[str, tuple[str, list[str], Callable[[Any], Iterator[Row]]]] = {
     "selective_scan": ("selective_scan", ["selective_scan.py", "--peers", "{peers}"], of_scan),
     "medical_predict": (
         "medical_predict",
-        ["medical_predict.py", str(SCAN), "--peers", "{peers}", "--configurations", "2d"],
+        ["medical_predict.py", "{ct}", "--peers", "{peers}", "--bundle", "{bundle}", "--repeats", "1"],
         of_medical,
     ),
     "audio": ("audio", ["audio.py"], of_audio),
@@ -139,10 +142,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*EVERY, []], help="all by default")
     parser.add_argument("--collect", action="store_true", help="measure nothing")
     parser.add_argument("--peers", type=Path, default=HERE / "peers", help="folder with the peers of peers.txt")
+    parser.add_argument("--ct", default="", help="a real CT")
     given = parser.parse_args()
     failed = []
+    places = {"peers": given.peers.absolute(), "ct": given.ct and Path(given.ct).absolute()}
+    places["bundle"] = BUNDLE if BUNDLE.is_dir() else ""
     for name in () if given.collect else given.names or EVERY:
-        call = [word.format(peers=given.peers) for word in EVERY[name][1]]
+        call = [word.format(**places) for word in EVERY[name][1]]
         print(f"measuring {name}", flush=True)
         if subprocess.run([sys.executable, *call], cwd=HERE).returncode:
             failed.append(name)

@@ -1,20 +1,22 @@
 """Compares batch inference with nnU-Net v2's own predictor: the same weights, windows, overlap and mirroring.
 
-Measured in fresh processes, the variants taking turns and the best time counting: *studies*, from image files to label
-files by the whole command (ours: ``pentad medical predict``; theirs: ``predict_from_files`` with its default processes,
-and ``predict_from_files_sequential``); *windows*, from one preprocessed array to logits on its grid; *imports*, what is
-in memory before any work. All in float32 on the CPU. nnU-Net adds its weighted windows up in half precision, so labels
-and logits are compared with a tolerance; post-processing is off.
+Measured in fresh processes, the variants taking turns and the best time counting: *studies*, from an image file to a
+label file by the whole command (ours: ``pentad medical predict``; theirs: ``predict_from_files`` with its default
+processes, and ``predict_from_files_sequential``), of the whole scan and of its middle slices; *windows*, from the
+preprocessed middle slices to logits on their grid; *imports*, what is in memory before any work. All in float32 on the
+CPU. nnU-Net adds its weighted windows up in half precision, so labels and logits are compared with a tolerance;
+post-processing is off.
 
 nnU-Net is no dependency of ours: install it beside, without its copy of torch, and name the folder.
 
     pip install --target PEERS --no-deps nnunetv2 acvl-utils batchgenerators batchgeneratorsv2 \
         dynamic-network-architectures blosc2 ndindex msgpack numexpr httpx pandas scikit-image lazy-loader tifffile
-    python benchmarks/medical_predict.py SCAN... --peers PEERS [--bundle BUNDLE] [--configurations 2d 3d 3d-wide]
+    python benchmarks/medical_predict.py [SCAN] --peers PEERS [--bundle BUNDLE] [--configurations 2d 3d 3d-wide]
 
-A scan is a NIfTI file or a folder with one DICOM series; scans of another length get tables of their own beside those
-that are there. Without --bundle the 2-D network has random weights too.
-Prints tables and writes benchmarks/medical_predict.json and .md.
+SCAN is a NIfTI file or a folder with one DICOM series; without one, a synthetic abdomen of 78 x 512 x 512 voxels is
+taken. Without --bundle the 2-D network has random weights, as the others always do; 3d-wide is measured on windows
+alone, of a crop, for its convolutions take minutes a slab.
+Prints tables and writes benchmarks/medical_predict.json and .md; a configuration that is not measured keeps its tables.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from medical_large_study import FIELD_MM, enlarged
 from process_tree import run
 
 from pentad.core.bundle import load_bundle, save_bundle
@@ -43,7 +46,7 @@ from pentad.medical.plan import Intensity, Normalisation
 from pentad.medical.postprocess import PostProcessing
 from pentad.medical.predict import Settings, predict_logits
 from pentad.medical.preprocess import Preprocessing, preprocess
-from pentad.medical.volumes import canonical, read_label, read_nifti, write_nifti
+from pentad.medical.volumes import Volume, canonical, read_label, read_nifti, write_nifti
 
 CLASSES = {"liver": 1, "lesion": 2}
 CT = Normalisation("ct", intensity=Intensity(60.0, 65.0, 60.0, -1000.0, 1000.0, low=-150.0, high=200.0))
@@ -56,6 +59,9 @@ NETWORKS: dict[str, tuple[tuple[int, ...], tuple[float, ...], tuple[int, ...]]] 
 }
 STUDIES = ("pentad", "nnunet parallel", "nnunet sequential")
 WINDOWS = ("pentad", "nnunet")
+# Size of the scan that stands in for a real one, and of the parts that are measured beside a whole one.
+SLICES, PIXELS, SLICE_MM = 78, 512, 5.0
+MIDDLE_SLICES, CROP_PIXELS = 24, 260
 PARTS = ("studies", "windows", "imports")
 # What a process that predicts has in memory before it sees a scan.
 IMPORTS = {
@@ -159,8 +165,7 @@ def torch_layers(network: torch.nn.Module) -> torch.nn.Module:
 def predict_files(way: str, scans: Path, out: Path, bundle: Path) -> None:
     """Let nnU-Net turn image files into label files."""
     predictor = peer(bundle)
-    files = [[str(path)] for path in sorted(scans.glob("*.nii"))]
-    targets = [str(out / Path(file).name.removesuffix(".nii")) for (file,) in files]
+    files, targets = [[str(path)] for path in scans.glob("*.nii")], [str(out / "scan")]
     out.mkdir(parents=True)
     if way == "nnunet parallel":
         predictor.predict_from_files(files, targets)
@@ -203,10 +208,11 @@ def stated(field: str, status: str) -> float:
     return int(found.group(1)) / 1024 if found else float("nan")
 
 
-def studies(bundle: Path, scans: Path, folder: Path, peers: str, repeats: int) -> list[dict[str, Any]]:
+def studies(bundle: Path, scans: Path, folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row a variant of files to files: best seconds, its peak memory, agreement of labels with ours."""
+    around = environment(given)
     rows: dict[str, dict[str, Any]] = {name: {"variant": name, "seconds": float("inf")} for name in STUDIES}
-    for turn in range(repeats):
+    for turn in range(given.repeats):
         for name in STUDIES:
             out = folder / f"{bundle.name} {name} {turn}"
             if name == "pentad":
@@ -214,34 +220,26 @@ def studies(bundle: Path, scans: Path, folder: Path, peers: str, repeats: int) -
                 call += ["--outputs", "nifti", "--device", "cpu", "--run", "r", "--quiet"]
             else:
                 call = [__file__, "--inner", name, str(scans), str(out), str(bundle)]
-            done = run([sys.executable, *call], environment=with_peers(peers))
+            done = run([sys.executable, *call], environment=around)
             if done.code:
                 raise SystemExit(f"{name} failed\n{done.output}")
             if done.seconds < rows[name]["seconds"]:
                 rows[name] |= {"seconds": round(done.seconds, 2), "cpu_seconds": round(done.cpu_seconds, 2)}
                 rows[name] |= {"peak_mb": round(done.peak_mb), "out": str(out)}
-    ours = labels_of(Path(rows["pentad"].pop("out")))
-    for name in STUDIES[1:]:
-        theirs = labels_of(Path(rows[name].pop("out")))
-        same = [float((ours[key] == theirs[key]).mean()) for key in ours]
-        rows[name]["labels_equal"] = round(min(same), 6)
+    ours, *others = (read_label(next(Path(row.pop("out")).rglob("*.nii*"))).array for row in rows.values())
+    for name, theirs in zip(STUDIES[1:], others, strict=True):
+        rows[name]["labels_equal"] = round(float((ours == theirs).mean()), 6)
     return list(rows.values())
 
 
-def labels_of(out: Path) -> dict[str, Any]:
-    """Return the label maps of a variant by scan."""
-    delivered = {f"{path.parent.name}.nii": path for path in out.rglob("label.nii.gz")}
-    files = delivered or {path.name: path for path in out.glob("*.nii")}
-    return {name: read_label(path).array for name, path in sorted(files.items())}
-
-
-def windows(bundle: Path, scan: Path, folder: Path, peers: str, repeats: int) -> list[dict[str, Any]]:
+def windows(bundle: Path, scan: Path, folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row a variant of preprocessed array to logits: best seconds, extra memory, distance of logits."""
+    around = environment(given)
     rows: dict[str, dict[str, Any]] = {name: {"variant": name, "seconds": float("inf")} for name in WINDOWS}
-    for _ in range(repeats):
+    for _ in range(given.repeats):
         for name in WINDOWS:
             call = [sys.executable, __file__, "--inner", name, str(scan), str(folder / f"{name}.npy"), str(bundle)]
-            done = run(call, environment=with_peers(peers))
+            done = run(call, environment=around)
             if done.code:
                 raise SystemExit(f"{name} failed\n{done.output}")
             found = json.loads(done.output.splitlines()[-1])
@@ -254,33 +252,57 @@ def windows(bundle: Path, scan: Path, folder: Path, peers: str, repeats: int) ->
     return list(rows.values())
 
 
-def imports(peers: str) -> list[dict[str, Any]]:
+def imports(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row a library: memory of a process that has imported it and done nothing."""
     rows = []
     for name, modules in IMPORTS.items():
         code = f"import {modules}\nprint(open('/proc/self/status').read())"
-        done = run([sys.executable, "-c", code], environment=with_peers(peers))
+        done = run([sys.executable, "-c", code], environment=environment(given))
         if done.code:
             raise SystemExit(f"{name} cannot be imported\n{done.output}")
         rows.append({"variant": name, "mb": round(stated("VmRSS", done.output))})
     return rows
 
 
-def with_peers(peers: str) -> dict[str, str]:
-    """Return the environment in which nnU-Net is found and keeps quiet about its folders."""
+def environment(given: argparse.Namespace) -> dict[str, str]:
+    """Return the environment in which nnU-Net is found and says nothing of its folders, with the threads of each."""
     named = {f"nnUNet_{name}": tempfile.gettempdir() for name in ("raw", "preprocessed", "results")}
-    return {"PYTHONPATH": os.pathsep.join(filter(None, (peers, os.environ.get("PYTHONPATH", "")))), **named}
+    path = os.pathsep.join(filter(None, (given.peers, os.environ.get("PYTHONPATH", ""))))
+    return {"PYTHONPATH": path, "OMP_NUM_THREADS": str(given.threads), **named}
 
 
-def gather(scans: Sequence[str], folder: Path) -> Path:
-    """Write every scan as an upright NIfTI file of one folder: nnU-Net reads no DICOM."""
+def whole_scan(given: str) -> Volume:
+    """Return the scan that is given, or a synthetic one of a usual size, as whole CT numbers with axes (z, y, x)."""
+    if not given:
+        width = FIELD_MM / PIXELS
+        return Volume(enlarged(SLICES, PIXELS), np.diag([width, width, SLICE_MM, 1.0]))
     from pentad.medical.ingest import load_scan
 
-    for number, scan in enumerate(scans):
-        volume = load_scan(Case(id=f"s{number}", files={"source" if Path(scan).is_dir() else "image": scan})).volume
-        upright, _ = canonical(volume)
-        write_nifti(folder / f"s{number}.nii", replace(upright, array=np.rint(upright.array).astype(np.int16)))
-    return folder
+    volume = load_scan(Case(id="scan", files={"source" if Path(given).is_dir() else "image": given})).volume
+    upright, _ = canonical(volume)
+    return replace(upright, array=np.rint(upright.array).astype(np.int16))
+
+
+def middle(scan: Volume, size: Sequence[int]) -> Volume:
+    """Return the middle of a scan, at most ``size`` voxels (z, y, x), which nothing here asks the place of."""
+    starts = [max(0, (length - wanted) // 2) for length, wanted in zip(scan.array.shape, size, strict=True)]
+    z, y, x = (slice(start, start + wanted) for start, wanted in zip(starts, size, strict=True))
+    return replace(scan, array=np.ascontiguousarray(scan.array[z, y, x]))
+
+
+def written_scans(scan: Volume, configuration: str, folder: Path) -> list[Path]:
+    """Write what a configuration is measured on, the smallest last, each as the one file of a folder."""
+    slices, *plane = scan.array.shape
+    sizes = [(slices, *plane)] if configuration != "3d-wide" else []
+    if slices > MIDDLE_SLICES or not sizes:
+        sizes.append((MIDDLE_SLICES, *(plane if sizes else [CROP_PIXELS, CROP_PIXELS])))
+    files = []
+    for size in sizes:
+        file = folder / f"{configuration} {size[0]}" / "scan.nii"
+        file.parent.mkdir()
+        write_nifti(file, middle(scan, size))
+        files.append(file)
+    return files
 
 
 def table(title: str, rows: Sequence[dict[str, Any]], memory: str) -> str:
@@ -303,19 +325,18 @@ def table(title: str, rows: Sequence[dict[str, Any]], memory: str) -> str:
 def written(result: dict[str, Any]) -> str:
     """Return all tables of a result."""
     parts = []
-    for configuration, found in result.items():
+    for name, found in result.items():
         if "imports" in found:
             lines = [f"| {row['variant'].replace('nnunet', 'nnU-Net')} | {row['mb']} |" for row in found["imports"]]
             parts.append("\n".join(["| imported, nothing done | MB |", "|---|---|", *lines]) + "\n")
             continue
-        sizes = ", ".join(" x ".join(map(str, shape)) for shape in found["scans"].values())
-        where = f"threads: {found['threads']}, {found['processor']}, torch {found['torch']}"
+        size = " x ".join(map(str, found["voxels"]))
+        where = f"{found['data']}, {size} voxels, {found['weights']} weights, threads: {found['threads']}, "
+        where += f"{found['processor']}, {found['cores']} cores, torch {found['torch']}"
         if "studies" in found:
-            title = f"**{configuration}, files to files**: {sizes} voxels, {where}"
-            parts.append(table(title, found["studies"], "peak_mb"))
+            parts.append(table(f"**{name}, files to files**: {where}", found["studies"], "peak_mb"))
         if "windows" in found:
-            title = f"**{configuration}, preprocessed array to logits**: the first of these, {where}"
-            parts.append(table(title, found["windows"], "extra_mb"))
+            parts.append(table(f"**{name}, preprocessed array to logits**: {where}", found["windows"], "extra_mb"))
     return "\n".join(parts)
 
 
@@ -328,12 +349,13 @@ def processor() -> str:
 def main() -> None:
     """Measure, print the tables, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scans", nargs="*")
+    parser.add_argument("scan", nargs="?", default="", help="a synthetic one by default")
     parser.add_argument("--peers", default="", help="folder with nnunetv2 and what it needs")
     parser.add_argument("--bundle", default="", help="2-D bundle whose weights and settings are taken")
     parser.add_argument("--configurations", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of every process")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--inner", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -342,26 +364,35 @@ def main() -> None:
         inner = predict_files if Path(scan).is_dir() else predict_windows
         inner(variant, Path(scan), Path(out), Path(bundle))
         return
+    measure(given)
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Measure what is asked for; figures and tables are kept after every scan."""
     result = json.loads(given.out.read_text()) if given.out.is_file() else {}
-    machine = {"threads": torch.get_num_threads(), "processor": processor(), "torch": torch.__version__}
+    result = {name: found for name, found in result.items() if name.partition(",")[0] not in given.configurations}
+    machine = {"threads": given.threads, "processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+    scan = whole_scan(given.scan)
+    data = "CT" if given.scan else "synthetic CT"
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        scans = gather(given.scans, folder / "scans")
-        first = min(scans.iterdir())
-        sizes = {path.name: read_nifti(path).array.shape for path in sorted(scans.iterdir())}
         for configuration in given.configurations:
             bundle = network(configuration, given.bundle, folder)
-            found: dict[str, Any] = {"scans": sizes, "network": str(NETWORKS[configuration]), **machine}
-            if "studies" in given.parts:
-                found["studies"] = studies(bundle, scans, folder, given.peers, given.repeats)
-            if "windows" in given.parts:
-                found["windows"] = windows(bundle, first, folder, given.peers, given.repeats)
-            name = f"{configuration}, {sum(size[0] for size in sizes.values())} slices"
-            result[name] = result.get(name, {}) | found
-            keep(given.out, result)
-            print(written({name: found}))
+            weights = "trained" if given.bundle and configuration == "2d" else "random"
+            files = written_scans(scan, configuration, folder)
+            for file in files:
+                size = read_nifti(file).array.shape
+                about: dict[str, Any] = {"data": data, "voxels": size, "weights": weights, **machine}
+                if "studies" in given.parts and configuration != "3d-wide":
+                    about["studies"] = studies(bundle, file.parent, folder / f"of {len(result)}", given)
+                if "windows" in given.parts and file == files[-1]:
+                    about["windows"] = windows(bundle, file, folder, given)
+                name = f"{configuration}, {size[0]} slices"
+                result[name] = about
+                keep(given.out, result)
+                print(written({name: about}), flush=True)
     if "imports" in given.parts:
-        result["imports"] = {**machine, "imports": imports(given.peers)}
+        result["imports"] = {**machine, "imports": imports(given)}
         keep(given.out, result)
 
 

@@ -1,6 +1,6 @@
 """Texts a second: our batch path against transformers' `pipeline(...)` with its defaults, same model, same outputs.
 
-    python benchmarks/nlp_predict.py [--threads 1] [--rounds 2] [--texts 5000] [--source FOLDER]
+    python benchmarks/nlp_predict.py [--threads 1 2] [--rounds 2] [--texts 5000] [--source FOLDER]
 
 Both take the same texts of mixed length (log-normal, median 14 words), each in a process of its own, in turns, on as
 many threads; the best of the rounds counts. Without --source the model is a small BERT with random weights and a
@@ -104,7 +104,7 @@ def resident(field: str) -> float:
 
 def measure(side: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Run one side in this process and return its seconds and memory; its probabilities go to a file."""
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(asked.threads[0])
     texts = mixed_texts(asked.texts)
     model, tokenizer = built(texts, asked.source)
     run = (ours if side == "pentad" else theirs)(model, tokenizer)
@@ -123,12 +123,12 @@ def _file(side: str) -> Path:
     return Path(tempfile.gettempdir()) / f"nlp-benchmark-{side.split()[0]}.npy"
 
 
-def compare(asked: argparse.Namespace) -> dict[str, Any]:
+def compare(asked: argparse.Namespace, threads: int) -> dict[str, Any]:
     """Return a row: both sides in turns."""
     best: dict[str, dict[str, Any]] = {}
     for _ in range(asked.rounds):
         for side in SIDES:
-            call = [sys.executable, __file__, "--one", side, "--threads", str(asked.threads)]
+            call = [sys.executable, __file__, "--one", side, "--threads", str(threads)]
             call += ["--texts", str(asked.texts), "--source", asked.source]
             done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
@@ -136,7 +136,7 @@ def compare(asked: argparse.Namespace) -> dict[str, Any]:
     first, second = (best[side] for side in SIDES)
     difference = np.abs(np.load(_file(SIDES[0])) - np.load(_file(SIDES[1]))).max()
     return {
-        "threads": asked.threads,
+        "threads": threads,
         "texts": asked.texts,
         "parameters": second["parameters"],
         "sides": best,
@@ -163,7 +163,7 @@ def table(about: dict[str, Any]) -> str:
 def main() -> None:
     """Measure one side, or both and write the row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--texts", type=int, default=5000)
     parser.add_argument("--source", default="", help="Folder or hub id of an encoder.")
@@ -174,9 +174,10 @@ def main() -> None:
         return
     file = Path(__file__).with_suffix(".json")
     known = json.loads(file.read_text())["rows"] if file.is_file() else []
-    row = compare(asked)
+    fresh = [compare(asked, threads) for threads in asked.threads]
     place = ("threads", "texts", "parameters")
-    rows = [other for other in known if any(other[key] != row[key] for key in place)] + [row]
+    measured = [[row[key] for key in place] for row in fresh]
+    rows = [row for row in known if [row[key] for key in place] not in measured] + fresh
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     about = {"processor": found.group(1) if found else "unknown", "cores": os.cpu_count(), "torch": torch.__version__}
     about["rows"] = sorted(rows, key=lambda one: [one[key] for key in place])

@@ -8,9 +8,8 @@ grows. transformers comes with this repository's locked environment, mambapy wit
 the table says so. Inputs are random float32 of batch 1 with skip, bias and softplus, and a gate except in the shape of
 four routes. Each time is the best of several runs in which the variants take turns; ``cpu`` is the processor time of
 such a run on one thread, which other programs beside it disturb less. Memory is the peak above the resident size before
-the call, on one thread, the most of three fresh processes. A Mamba block, a cross scan and U-Mambas run on noise, with
-each of the two backends. Writes benchmarks/selective_scan.json and selective_scan.md, which packages/core/README.md
-quotes.
+the call, on one thread, the most of three fresh processes. A Mamba block and U-Mambas run on noise, with each of the
+two backends. Writes benchmarks/selective_scan.json and selective_scan.md, which packages/core/README.md quotes.
 
     python benchmarks/selective_scan.py [--quick] [--shapes …] [--variants …] [--threads 1 2] [--peers FOLDER]
 """
@@ -61,6 +60,8 @@ VARIANTS = ("pentad", "loop", "mambapy", "transformers")
 Call = Callable[[], Tensor]
 # What gives the output, and the leaves behind it.
 Scan = tuple[Call, list[Tensor]]
+# A network, the shape of its input, and a loss of its output.
+Model = tuple[Any, tuple[int, ...], Callable[[Any], Tensor]]
 
 
 def inputs(channels: int, groups: int, states: int, length: int) -> dict[str, Any]:
@@ -193,9 +194,13 @@ def peak_memory(name: str, gradients: bool, variant: str) -> float:
 def measure_memory(name: str, gradients: bool, variant: str) -> None:
     """Print the extra memory of one call in this process, after a small call that loads what is loaded once."""
     torch.set_num_threads(1)
-    SHAPES["small"] = (*SHAPES[name][:3], 32)
-    variants("small", gradients)[variant]()
-    call = variants(name, gradients)[variant]
+    if name in SHAPES:
+        SHAPES["small"] = (*SHAPES[name][:3], 32)
+        variants("small", gradients)[variant]()
+        call = variants(name, gradients)[variant]
+    else:
+        steps(*small_model(), training=gradients)[variant]()
+        call = steps(*models()[name], training=gradients)[variant]
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # lowers the peak to the present size
     call()
@@ -238,7 +243,7 @@ def measure(names: tuple[str, ...], about: dict[str, Any], wanted: list[str], ke
                 write(about)
 
 
-def models() -> dict[str, tuple[Any, tuple[int, ...], Callable[[Any], Tensor]]]:
+def models() -> dict[str, Model]:
     """Return a Mamba block and U-Mambas by name with the shape of their input and a loss of their output."""
     from pentad.core.layers.mamba import Mamba
     from pentad.medical.losses import segmentation_loss
@@ -264,27 +269,39 @@ def models() -> dict[str, tuple[Any, tuple[int, ...], Callable[[Any], Tensor]]]:
     }
 
 
+def small_model() -> Model:
+    """Return what loads and compiles all that the others need once, and takes little memory."""
+    from pentad.core.layers.mamba import Mamba
+
+    return Mamba(8), (1, 32, 8), torch.sum
+
+
+def steps(model: Any, shape: tuple[int, ...], loss: Callable[[Any], Tensor], *, training: bool) -> dict[str, Call]:
+    """Return one step of a model on noise with each of the backends."""
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    def step(backend: str) -> Tensor:
+        model.train(training)
+        with preferred_backend(backend), torch.set_grad_enabled(training):
+            out = model(image)
+            if training:
+                model.zero_grad(set_to_none=True)
+                torch.autograd.backward(loss(out))
+        return image
+
+    return {"pentad": partial(step, "numba"), "loop": partial(step, "reference")}
+
+
 def measure_models(about: dict[str, Any]) -> None:
     """Add one row per model, step and backend to the rows of ``about``, written after every step."""
-    rows = about["rows"]
     torch.manual_seed(0)
-    for name, (model, shape, loss) in models().items():
-        image = torch.randn(shape)
+    for name, model in models().items():
         for training in (False, True):
-
-            def step(backend: str, model: Any = model, x: Tensor = image, loss: Any = loss) -> Tensor:
-                with preferred_backend(backend), torch.set_grad_enabled(model.training):
-                    out = model(x)
-                    if model.training:
-                        model.zero_grad(set_to_none=True)
-                        torch.autograd.backward(loss(out))
-                return x
-
-            model.train(training)
-            calls: dict[str, Call] = {"pentad": partial(step, "numba"), "loop": partial(step, "reference")}
             place = {"shape": name, "pass": "training step" if training else "prediction"}
-            rows += measured(calls, about["threads"], place)
-            print("\n".join(map(line, rows[-2:])), flush=True)
+            for row in measured(steps(*model, training=training), about["threads"], place):
+                row["memory_mb"] = round(peak_memory(name, training, row["variant"]), 1)
+                about["rows"].append(row)
+                print(line(row), flush=True)
             write(about)
 
 
