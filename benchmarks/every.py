@@ -103,12 +103,12 @@ def of_texts(found: Any) -> Iterator[Row]:
 
 # name: (file of its figures, call, comparisons in it)
 EVERY: dict[str, tuple[str, list[str], Callable[[Any], Iterator[Row]]]] = {
-    "selective_scan": ("selective_scan", ["selective_scan.py", "--peers", "{peers}"], of_scan),
     "medical_predict": (
         "medical_predict",
         ["medical_predict.py", "{ct}", "--peers", "{peers}", "--bundle", "{bundle}", "--repeats", "1"],
         of_medical,
     ),
+    "selective_scan": ("selective_scan", ["selective_scan.py", "--peers", "{peers}"], of_scan),
     "audio": ("audio", ["audio.py"], of_audio),
     "nlp_predict": ("nlp_predict", ["nlp_predict.py"], of_texts),
     "remote_sensing": ("remote_sensing_speed", ["remote_sensing.py", "speed"], of_change),
