@@ -370,7 +370,8 @@ def main() -> None:
 def measure(given: argparse.Namespace) -> None:
     """Measure what is asked for; figures and tables are kept after every scan."""
     result = json.loads(given.out.read_text()) if given.out.is_file() else {}
-    result = {name: found for name, found in result.items() if name.partition(",")[0] not in given.configurations}
+    anew = {*given.configurations, *({"imports"} & set(given.parts))}
+    result = {name: found for name, found in result.items() if name.partition(",")[0] not in anew}
     machine = {"threads": given.threads, "processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__}
     scan = whole_scan(given.scan)
     data = "CT" if given.scan else "synthetic CT"
