@@ -59,7 +59,7 @@ def of_scan(found: Any) -> Iterator[Row]:
 def of_audio(found: Any) -> Iterator[Row]:
     """Give patchout, fused attention and batch prediction; a front-end's share is no comparison."""
     for entry in found["rows"]:
-        if entry["part"] != "frontend":
+        if entry["part"] not in ("frontend", "swin_two"):  # audio.md has two threads
             (peer, theirs), (_, ours) = entry["variants"].items()
             foreign = entry["part"] not in ("patchout", "attention")
             yield row(entry["title"], peer, entry["faster"], theirs["mib"] / max(ours["mib"], 1), foreign=foreign)
