@@ -45,7 +45,7 @@ mutants: setup ## break core at random 100 times and count what its tests notice
 	coverage combine --quiet
 	OMP_NUM_THREADS=1 python scripts/mutants.py --count 100
 
-bench: samples ## measure every side-by-side table anew, peers in a folder of their own; CT=SCAN takes a real one (an hour or more on two quiet cores)
+bench: samples ## measure every side-by-side table anew, peers in a folder of their own, CT=SCAN a real one (an hour on two quiet cores)
 	@[ -d benchmarks/peers ] || python3 -m pip install --quiet --no-deps --target benchmarks/peers -r benchmarks/peers.txt
 	python benchmarks/every.py --ct "$(CT)"
 	python scripts/readme_tables.py
